@@ -1,0 +1,504 @@
+"""The read buffer and the write queue: bytes in, answers out. No sockets, no waiting.
+
+`ReadBuffer` keeps what arrived until somebody takes it. Its `take_…` methods answer at once: the
+bytes asked for, or `None` for "not all here yet". A `None` takes nothing, so a caller that is
+interrupted before it asks again has lost nothing. Who waits for more bytes, and what the end of
+the stream means to a call, is decided elsewhere (`gnet.reading`).
+
+Theory of operation. The bytes not yet taken are, in order:
+
+    lines split ahead  +  the rest of the chunk   (or, instead of both: the long tail)
+
+* The *chunk* is one `bytes` object and an offset. Most reads find all they want in it.
+* *Lines split ahead*: once a few lines in a row were asked for, one C call splits a whole block of
+  them and each further line is a `list.pop()`. Measured per 80-byte line: 190 ns, against 640 ns
+  for a find and a slice per line. The offset already stands behind the block; when something
+  other than a line is asked for, `_unsplit` moves it back to the first line not yet taken.
+* The *long tail* is a `bytearray` that collects a message whose end has not come: appending to it
+  costs the same for each byte, however small the pieces. `_scanned` says how far it was searched.
+
+There are two kinds of lines. Nim's end with LF, CRLF or a lone CR; Python's (`lines()`) with LF or
+CRLF only. Each kind has a list of its own and at most one of the two lists is not empty.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["LimitReachedError", "ReadBuffer", "WriteQueue"]
+
+_CRLF: Final = b"\r\n"
+_CR: Final = 0x0D
+_LF: Final = 0x0A
+
+# Bytes split ahead at most. It bounds three things: the memory of the list (a block of blank lines
+# is 8,192 entries), the work between two looks at the clock of fairness, and the cost of going
+# back to bytes.
+_BLOCK: Final = 8192
+
+# Lines asked for in a row before any are split ahead: a protocol that alternates lines and counted
+# data (RESP, HTTP) would pay for each block twice.
+_STREAK: Final = 3
+
+# A tail up to this size is joined with what arrives (one copy, some 100 ns); beyond it, collected.
+_SHORT_TAIL: Final = 4096
+
+
+class LimitReachedError(Exception):
+    """No line end or delimiter within the limit; the caller turns it into the user's error."""
+
+    def __init__(self, seen: int = 0, limit: int = 0) -> None:
+        super().__init__(f"no end in {seen} bytes (limit {limit})")
+        self.seen = seen
+        self.limit = limit
+
+
+class ReadBuffer:
+    """Bytes received and not yet taken."""
+
+    __slots__ = (
+        "_block_lines",
+        "_block_start",
+        "_chunk",
+        "_long_tail",
+        "_nim_ready",
+        "_py_ready",
+        "_scanned",
+        "_searched_for",
+        "_start",
+        "_streak",
+        "eof",
+        "work",
+    )
+
+    def __init__(self) -> None:
+        self._chunk = b""
+        self._start = 0  # the first byte of the chunk neither taken nor split ahead
+        self._long_tail: bytearray | None = None  # if set, the chunk is empty and nothing is split
+        self._nim_ready: list[bytes] = []  # lines split ahead, the next one last
+        self._py_ready: list[bytes] = []
+        self._block_start = 0  # where in the chunk the split block begins
+        self._block_lines = 0  # and how many lines it had
+        self._scanned = 0  # bytes from the start that hold no end of `_searched_for`
+        self._searched_for = b""
+        self._streak = 0
+        self.eof = False
+        """The stream has ended: what is here is all there will be."""
+        self.work = 0
+        """Lines and takes handed out since somebody set this to 0, and one more for each 512 bytes."""
+
+    # ------------------------------------------------------------------ feeding
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes that arrived. They are kept, not copied, where nothing else is waiting."""
+        if self._nim_ready or self._py_ready:
+            self._unsplit()
+        tail = self._long_tail
+        if tail is not None:
+            tail += data
+            return
+        chunk = self._chunk
+        start = self._start
+        left = len(chunk) - start
+        if not left:
+            self._chunk = data
+        elif left <= _SHORT_TAIL:
+            self._chunk = chunk[start:] + data
+        else:
+            tail = bytearray(memoryview(chunk)[start:])
+            tail += data
+            self._long_tail = tail
+            self._chunk = b""
+        self._start = 0
+
+    def feed_eof(self) -> None:
+        """Note that the stream has ended. What is here stays readable."""
+        self.eof = True
+
+    def clear(self) -> None:
+        """Drop everything, the lines that a running `lines()` loop has not reached included."""
+        self._nim_ready.clear()
+        self._py_ready.clear()
+        self._long_tail = None
+        self._chunk = b""
+        self._start = self._scanned = 0
+
+    # ------------------------------------------------------------------ looking
+
+    def __bool__(self) -> bool:
+        """Whether any byte is here."""
+        return (
+            self._start < len(self._chunk)
+            or bool(self._nim_ready)
+            or bool(self._py_ready)
+            or self._long_tail is not None
+        )
+
+    def __len__(self) -> int:
+        """How many bytes are here."""
+        if self._long_tail is not None:
+            return len(self._long_tail)
+        if self._nim_ready or self._py_ready:
+            self._unsplit()
+        return len(self._chunk) - self._start
+
+    def peek(self, size: int) -> bytes:
+        """Give up to `size` bytes from the start and leave them here."""
+        if self._long_tail is not None:
+            return bytes(memoryview(self._long_tail)[:size])
+        if self._nim_ready or self._py_ready:
+            self._unsplit()
+        return self._chunk[self._start : self._start + size]
+
+    # ------------------------------------------------------------------ taking bytes
+
+    def take(self, size: int) -> bytes:
+        """Take up to `size` bytes: what is here, `b""` if nothing is."""
+        self._streak = 0
+        self._scanned = 0
+        self.work += 1 + (size >> 9)
+        chunk = self._to_bytes()
+        start = self._start
+        end = start + size
+        if end < len(chunk):
+            self._start = end
+            return chunk[start:end]
+        self._chunk = b""
+        self._start = 0
+        return chunk[start:] if start else chunk
+
+    def take_exactly(self, size: int) -> bytes | None:
+        """Take exactly `size` bytes, or `None` if fewer are here."""
+        return self.take(size) if len(self) >= size else None
+
+    def take_into(self, target: memoryview) -> int:
+        """Move bytes into `target`, as many as are here and fit; give their number."""
+        data = self.take(len(target))
+        target[: len(data)] = data
+        return len(data)
+
+    def discard(self, size: int) -> int:
+        """Take up to `size` bytes and drop them; give their number."""
+        return len(self.take(size))
+
+    def take_until(self, delimiter: bytes, max_length: int) -> bytes | None:
+        """Take up to and including `delimiter`, or `None` if it is not here yet.
+
+        Raises:
+            LimitReachedError: the message with its delimiter is, or is going to be, longer than
+                `max_length`. Nothing was taken.
+        """
+        tail = self._long_tail
+        content: bytes | bytearray
+        if tail is not None:
+            content, start = tail, 0
+        else:
+            if self._nim_ready or self._py_ready:
+                self._unsplit()
+            content, start = self._chunk, self._start
+        searched = self._scanned if self._searched_for == delimiter else 0
+        # The delimiter may straddle what was searched before and what came since.
+        at = content.find(delimiter, start + max(0, searched - len(delimiter) + 1))
+        available = len(content) - start
+        if at < 0:
+            self._scanned = available
+            self._searched_for = delimiter
+            # The earliest end possible now: all of the delimiter but its first byte still to come.
+            if available >= max_length:
+                raise LimitReachedError(available, max_length)
+            return None
+        end = at + len(delimiter) - start
+        if end > max_length:
+            raise LimitReachedError(end, max_length)
+        return self.take(end)
+
+    # ------------------------------------------------------------------ taking lines
+
+    def take_ready_line(self, max_length: int) -> bytes | None:
+        """`take_line`, but only from the lines split ahead; `None` also if there are none."""
+        ready = self._nim_ready
+        if ready:
+            line = ready.pop()
+            if len(line) <= max_length:
+                return line or (_CRLF if max_length else b"")
+            ready.append(line)
+        return None
+
+    def take_line(self, max_length: int) -> bytes | None:
+        """Take a line by Nim's rules, without its terminator (LF, CRLF or a lone CR).
+
+        Args:
+            max_length: at least 0. A longer line is given in parts of this size, without a mark.
+        Returns:
+            The line; `b"\\r\\n"` for a blank one; `b""` only if `max_length` is 0; `None` if no
+            line is complete. A CR at the end of what is here waits for the byte behind it (an LF
+            belongs to it), unless the stream has ended.
+        """
+        line = self.take_ready_line(max_length)
+        return line if line is not None else self._search_line(max_length, self.eof)
+
+    def take_last_line(self, max_length: int) -> bytes | None:
+        """`take_line`, told that no LF follows: a CR at the end of what is here ends its line."""
+        return self._search_line(max_length, True)
+
+    def ready_lines(self, max_length: int, bare_cr: bool) -> list[bytes] | None:
+        """Give the list of the next lines without their terminators, the first one *last*.
+
+        The list stays this buffer's own: the caller pops lines off its end one by one, and may be
+        interrupted between any two; whatever else is called here meanwhile empties the list.
+
+        Args:
+            max_length: bytes that a line may have, without its terminator.
+            bare_cr: a lone CR ends a line, too.
+        Returns:
+            A list that is not empty, or `None` if no line is complete.
+        Raises:
+            LimitReachedError: the next line is longer than `max_length`. Nothing was taken.
+        """
+        if bare_cr:
+            return self._ready_nim_lines(max_length)
+        ready = self._py_ready
+        if ready and (max_length >= _BLOCK or max(map(len, ready)) <= max_length):
+            return ready
+        if self._tail_goes_on(b"\n", max_length):
+            return None
+        chunk = self._to_bytes()
+        start = self._start
+        end = chunk.rfind(b"\n", start, start + min(_BLOCK, max_length)) + 1
+        if end:
+            block = chunk[start:end]
+            self._split_off(start, end)
+            lines = block.splitlines()
+            if len(lines) != block.count(b"\n"):
+                # It has CRs without an LF, which are data here ("\r\r\n" is the line "\r").
+                # Looking for them this way costs 5 ns a line; replacing each CRLF always, 100.
+                lines = block.replace(_CRLF, b"\n").split(b"\n")
+                lines.pop()  # behind the last LF: nothing
+            ready.extend(lines)
+            ready.reverse()
+            self._block_lines = len(ready)
+            self.work += len(ready)
+            return ready
+        # No line that is sure to be within the limit: none complete, or one longer than a block.
+        searched = self._scanned if self._searched_for == b"\n" else 0
+        at = chunk.find(b"\n", start + searched)
+        if at < 0:
+            available = len(chunk) - start
+            self._scanned = available
+            self._searched_for = b"\n"
+            # A CR as the very next byte may be the first half of the line end.
+            if available > max_length + (available > 0 and chunk[-1] == _CR):
+                raise LimitReachedError(available, max_length)
+            self._release_taken()
+            return None
+        line_end = at - 1 if at > start and chunk[at - 1] == _CR else at
+        if line_end - start > max_length:
+            raise LimitReachedError(line_end - start, max_length)
+        self._split_off(start, at + 1)
+        ready.append(chunk[start:line_end])
+        self._block_lines = 1
+        self.work += 1 + (len(ready[0]) >> 9)
+        return ready
+
+    # ------------------------------------------------------------------ inside
+
+    def _ready_nim_lines(self, max_length: int) -> list[bytes] | None:
+        ready = self._nim_ready
+        if ready and (max_length >= _BLOCK or max(map(len, ready)) <= max_length):
+            return ready
+        if not self.eof and self._tail_goes_on(_CRLF, max_length):
+            return None
+        length = self._length_of_next_line(self.eof)
+        if length is None:
+            if self._scanned > max_length:
+                raise LimitReachedError(self._scanned, max_length)
+            self._release_taken()
+            return None
+        if length > max_length:
+            raise LimitReachedError(length, max_length)
+        # With a limit below a block's size, lines behind the first may be over it: one at a time.
+        self._split_nim_block(length, _BLOCK if max_length >= _BLOCK else length)
+        return ready
+
+    def _length_of_next_line(self, final: bool) -> int | None:
+        """Give the length of the next line by Nim's rules, or `None` if it is not complete.
+
+        Then `_scanned` bytes are known to belong to it; a CR at the very end is not one of them.
+        """
+        chunk = self._to_bytes()
+        start = self._start
+        end = len(chunk)
+        position = start + (self._scanned if self._searched_for == _CRLF else 0)
+        # In windows, or a stream of lone CRs would be searched to its end for an LF at each line.
+        while position < end:
+            window_end = position + _BLOCK
+            lf = chunk.find(b"\n", position, window_end)
+            cr = chunk.find(b"\r", position, lf if lf >= 0 else window_end)
+            if cr >= 0:
+                if cr + 1 < end or final:
+                    return cr - start
+                position = cr
+                break
+            if lf >= 0:
+                return lf - start
+            position = window_end
+        self._searched_for = _CRLF
+        self._scanned = min(position, end) - start
+        return None
+
+    def _search_line(self, max_length: int, final: bool) -> bytes | None:
+        """Find the next line by Nim's rules; split more of them ahead if this goes on."""
+        if not max_length:
+            return b""
+        if not final and self._tail_goes_on(_CRLF, max_length):
+            return None
+        length = self._length_of_next_line(final)
+        if length is None:
+            if self._scanned > max_length:
+                return self.take(max_length)
+            self._release_taken()
+            return None
+        if length > max_length:
+            return self.take(max_length)
+        chunk = self._chunk
+        start = self._start
+        end = self._behind_line_end(start + length)
+        if end == len(chunk):  # one line and no more: the common case of request and response
+            self._chunk = b""
+            self._start = self._scanned = 0
+        elif self._streak >= _STREAK:
+            self._split_nim_block(length, _BLOCK)
+            return self._nim_ready.pop() or _CRLF
+        else:
+            self._start = end
+            self._scanned = 0
+        self._streak += 1
+        self.work += 1 + (length >> 9)
+        return chunk[start : start + length] or _CRLF
+
+    def _behind_line_end(self, position: int) -> int:
+        """Give the position behind the terminator (LF, CRLF or CR) that stands at `position`."""
+        chunk = self._chunk
+        crlf = chunk[position] == _CR and chunk[position + 1 : position + 2] == b"\n"
+        return position + 2 if crlf else position + 1
+
+    def _split_nim_block(self, length: int, size: int) -> None:
+        """Split off lines, the first of which is complete and has `length` bytes.
+
+        Args:
+            size: how many bytes to look at for more lines.
+        """
+        chunk = self._chunk
+        start = self._start
+        first_end = self._behind_line_end(start + length)
+        # Up to an LF, so that the block does not end between a CR and its LF; else, in a stream of
+        # lone CRs, up to a CR that has something behind it.
+        end = chunk.rfind(b"\n", start, start + size) + 1
+        if end <= first_end:
+            end = chunk.rfind(b"\r", start, min(start + size, len(chunk) - 1)) + 1
+            if end:
+                end = self._behind_line_end(end - 1)
+        ready = self._nim_ready
+        if end > first_end:
+            block = chunk[start:end]
+            ready.extend(block.splitlines())  # the terminators of bytes.splitlines() are Nim's
+            ready.reverse()
+        else:
+            end = first_end
+            ready.append(chunk[start : start + length])
+        self._split_off(start, end)
+        self._block_lines = len(ready)
+        self.work += len(ready) + (length >> 9)
+
+    def _split_off(self, start: int, end: int) -> None:
+        """Move the offset behind a block that is about to be split into lines."""
+        self._block_start = start
+        self._start = end
+        self._scanned = 0
+
+    def _unsplit(self) -> None:
+        """Go back to bytes: move the offset to the first line that was not taken."""
+        ready = self._nim_ready or self._py_ready
+        taken = self._block_lines - len(ready)
+        position = self._block_start
+        chunk = self._chunk
+        if ready is self._nim_ready:
+            block = chunk[position : self._start]
+            position += sum(map(len, block.splitlines(keepends=True)[:taken]))
+        else:
+            for _ in range(taken):
+                position = chunk.find(b"\n", position) + 1
+        ready.clear()
+        self._start = position
+        self._scanned = 0
+        self._streak = 0
+
+    def _to_bytes(self) -> bytes:
+        """Bring everything into the chunk, nothing split ahead; give the chunk."""
+        if self._nim_ready or self._py_ready:
+            self._unsplit()
+        elif self._long_tail is not None:
+            self._chunk = bytes(self._long_tail)
+            self._start = 0
+            self._long_tail = None
+        return self._chunk
+
+    def _release_taken(self) -> None:
+        """Let go of what was taken from the chunk, before a wait that may be long."""
+        if self._start:
+            self._chunk = self._chunk[self._start :]
+            self._start = 0
+
+    def _tail_goes_on(self, ends: bytes, limit: int) -> bool:
+        """Whether there is a long tail without any byte of `ends`; searches only what is new."""
+        tail = self._long_tail
+        if tail is None or len(tail) > limit:
+            return False
+        searched = self._scanned if self._searched_for == ends else 0
+        for end in ends:
+            if tail.find(end, searched) >= 0:
+                return False
+        self._searched_for = ends
+        self._scanned = len(tail)
+        return True
+
+
+class WriteQueue:
+    """Bytes that a send took and the kernel has not: whole messages, in order."""
+
+    __slots__ = ("_pieces", "size", "went")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self.size = 0
+        """Bytes in the queue."""
+        self.went = 0
+        """Bytes that were discarded (sent) since the queue was last empty."""
+
+    def append(self, data: bytes) -> None:
+        """Add bytes at the end."""
+        if not self.size:
+            self.went = 0
+        self._pieces.append(data)
+        self.size += len(data)
+
+    def joined(self) -> bytes:
+        """Give all the bytes as one object and leave them here."""
+        pieces = self._pieces
+        if len(pieces) > 1:
+            pieces[:] = [b"".join(pieces)]
+        return pieces[0] if pieces else b""
+
+    def discard(self, size: int) -> None:
+        """Drop the first `size` bytes of what `joined` gave: they are out."""
+        self.went += size
+        self.size -= size
+        if self.size:
+            self._pieces[0] = self._pieces[0][size:]
+        else:
+            self._pieces.clear()
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._pieces.clear()
+        self.size = 0

@@ -1,0 +1,28 @@
+"""Checks of arguments that several modules make, with one wording."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["check_int", "check_size"]
+
+
+def check_int(value: object, what: str) -> int:
+    """Check that an argument is an `int` (and no `bool`).
+
+    Args:
+        what: the call and the argument, e.g. `listen: backlog`.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise TypeError(f"{what}: expected an int, got {type(value).__name__}")
+
+
+def check_size(value: object, what: str) -> int:
+    """Check that an argument is a number of bytes: an `int` from 0 to what memory can address."""
+    size = check_int(value, what)
+    if size < 0:
+        raise ValueError(f"{what}: expected at least 0, got {size}")
+    if size > sys.maxsize:
+        raise ValueError(f"{what}: expected at most {sys.maxsize}")
+    return size

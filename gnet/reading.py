@@ -1,0 +1,429 @@
+"""The read side of a stream: every way to read, on one buffer, with one way to wait.
+
+Each reader first asks the buffer. Only when that has no answer does it come to `_wait_for`, the
+one place that waits: it receives and asks again, until there is an answer, the stream ends or the
+deadline does. What was received is in the buffer by then, so whatever interrupts the wait (a
+timeout, a kill, an error), the next read finds it.
+
+What a reader makes of the end of the stream (nothing, the rest, an error) is its own last lines.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import gevent
+
+from gnet.buffers import LimitReachedError, ReadBuffer
+from gnet.deadlines import Deadline
+from gnet.errors import (
+    BusyError,
+    IncompleteReadError,
+    LineTooLongError,
+    closed_error,
+    is_disconnection_error,
+    named_error,
+)
+from gnet.options import BUFFER_SIZE, ReadLineResult, SocketFlag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from greenlet import greenlet
+
+    from gnet.transports import Transport
+    from gnet.writing import StreamWriter
+
+__all__ = ["StreamReader", "UnbufferedReader"]
+
+# What one recv(2) may ask for at most. Measured: larger reads gain nothing over loopback.
+_LARGEST_READ: Final = 64 * BUFFER_SIZE
+
+# Lines (or takes) handed out between two visits to the loop while data is always at hand. A visit
+# costs 1 to 2 µs, so 512 of them make it 3 ns a line; and a handler that needs 10 µs a line keeps
+# the others waiting for 5 ms.
+_FAIR_SHARE: Final = 512
+
+# Receives made after the deadline, or with timeout 0, to find what is in the kernel already.
+_LAST_RECEIVES: Final = 64
+
+_T = TypeVar("_T")
+
+
+class StreamReader:
+    """Reads of a buffered stream. Timeouts are in milliseconds and checked; -1: no limit."""
+
+    __slots__ = ("_buffer", "_out_of_step", "_read_size", "_reading", "_transport", "_writer")
+
+    def __init__(self, transport: Transport, writer: StreamWriter) -> None:
+        """Read from `transport`; have `writer` flush what it queued before each wait."""
+        self._transport = transport
+        self._writer = writer
+        self._buffer = ReadBuffer()
+        self._read_size = BUFFER_SIZE
+        self._reading: greenlet | None = None  # who is inside a call that waits
+        self._out_of_step = ""  # why no further read can make sense of the stream
+
+    # ------------------------------------------------------------------ Nim's reads
+
+    def recv(self, size: int, timeout: float, safe: bool) -> bytes:
+        """Receive `size` bytes, or what there is up to the end of the stream."""
+        if self._reading is not None:
+            raise self._busy("recv")
+        buffer = self._buffer
+        data = buffer.take_exactly(size) if buffer.work < _FAIR_SHARE else None
+        if data is None:
+            data = self._wait_for("recv", buffer.take_exactly, (size,), timeout, size)
+            if data is None:
+                data = buffer.take(size)
+                if not data:
+                    self._raise_failure("recv", safe)
+        return data
+
+    def read_line(self, timeout: float, safe: bool, max_length: int) -> bytes:
+        """Read a line by Nim's rules; `b""` at the end of the stream."""
+        if self._reading is not None:
+            raise self._busy("read_line")
+        buffer = self._buffer
+        line = buffer.take_ready_line(max_length)
+        if line is None:
+            if buffer.work < _FAIR_SHARE:
+                line = buffer.take_line(max_length)
+            if line is None:
+                line = self._wait_for("read_line", buffer.take_line, (max_length,), timeout)
+                if line is None:
+                    self._raise_failure("read_line", safe)
+                    return b""
+        return line
+
+    def skip(self, size: int, timeout: float, safe: bool) -> int:
+        """Drop `size` bytes, or what there is up to the end of the stream; give their number."""
+        if self._reading is not None:
+            raise self._busy("skip")
+        skipped = 0
+
+        def drop() -> int | None:
+            nonlocal skipped
+            skipped += self._buffer.discard(size - skipped)
+            return skipped if skipped == size else None
+
+        if drop() is None and self._wait_for("skip", drop, (), timeout) is None and not skipped:
+            self._raise_failure("skip", safe)
+        return skipped
+
+    # ------------------------------------------------------------------ the other reads
+
+    def recv_some(self, max_size: int, timeout: float, safe: bool, operation: str = "recv_some") -> bytes:
+        """Receive what is there, at least one byte; `b""` at the end of the stream."""
+        if self._reading is not None:
+            raise self._busy(operation)
+        buffer = self._buffer
+        data = self._some(max_size) if buffer.work < _FAIR_SHARE else None
+        if data is None:
+            data = self._wait_for(operation, self._some, (max_size,), timeout, max_size)
+            if data is None:
+                self._raise_failure(operation, safe)
+                return b""
+        return data
+
+    def recv_exactly(self, size: int, timeout: float) -> bytes:
+        """Receive `size` bytes; if the stream ends before, take nothing and raise."""
+        if self._reading is not None:
+            raise self._busy("recv_exactly")
+        buffer = self._buffer
+        data = buffer.take_exactly(size) if buffer.work < _FAIR_SHARE else None
+        if data is None:
+            data = self._wait_for("recv_exactly", buffer.take_exactly, (size,), timeout, size)
+            if data is None:
+                self._raise_failure("recv_exactly", safe=False)
+                raise IncompleteReadError(
+                    f"recv_exactly from {self._peer()}: the stream ended after {len(buffer)} bytes of {size}",
+                    received=len(buffer),
+                    expected=size,
+                )
+        return data
+
+    def recv_until(self, delimiter: bytes, max_length: int, timeout: float) -> bytes:
+        """Receive up to and including `delimiter`, at most `max_length` bytes."""
+        if self._reading is not None:
+            raise self._busy("recv_until")
+        buffer = self._buffer
+        try:
+            data = buffer.take_until(delimiter, max_length) if buffer.work < _FAIR_SHARE else None
+            if data is None:
+                data = self._wait_for("recv_until", buffer.take_until, (delimiter, max_length), timeout)
+        except LimitReachedError as limit:
+            raise self._too_long("recv_until", repr(delimiter), limit) from None
+        if data is None:
+            self._raise_failure("recv_until", safe=False)
+            raise IncompleteReadError(
+                f"recv_until from {self._peer()}: the stream ended after {len(buffer)} bytes "
+                f"without {delimiter!r}",
+                received=len(buffer),
+            )
+        return data
+
+    def lines(self, max_length: int, timeout: float, bare_cr: bool) -> Iterator[bytes]:
+        """Yield each line without its terminator, up to the end of the stream."""
+        buffer = self._buffer
+        while True:
+            if self._reading is not None:
+                raise self._busy("lines")
+            try:
+                ready = buffer.ready_lines(max_length, bare_cr) if buffer.work < _FAIR_SHARE else None
+                if ready is None:
+                    ready = self._wait_for("lines", buffer.ready_lines, (max_length, bare_cr), timeout)
+            except LimitReachedError as limit:
+                raise self._too_long("lines", "line end", limit) from None
+            if ready is None:
+                self._raise_failure("lines", safe=False)
+                if buffer:
+                    raise IncompleteReadError(
+                        f"lines from {self._peer()}: the stream ended in a line, after {len(buffer)} "
+                        f"bytes of it",
+                        received=len(buffer),
+                    )
+                return
+            # The list is the buffer's: another read between two lines empties it and takes over.
+            while ready:
+                yield ready.pop()
+
+    def peek(self, size: int, timeout: float, safe: bool, operation: str = "peek") -> bytes:
+        """Give up to `size` bytes, at least one, and take nothing; `b""` at the end of the stream."""
+        if self._reading is not None:
+            raise self._busy(operation)
+        buffer = self._buffer
+        if len(buffer) < size:
+            self._check_usable(operation)
+            if not buffer.eof:
+                self._receive(size)
+            if not buffer:
+                self._wait_for(operation, self._anything, (), timeout, size)
+        data = buffer.peek(size)
+        if not data:
+            self._raise_failure(operation, safe)
+        return data
+
+    def try_read_line(self, max_length: int) -> tuple[ReadLineResult, bytes]:
+        """Read a line if one is complete, without waiting; else show what is there."""
+        if self._reading is not None:
+            raise self._busy("try_read_line")
+        buffer = self._buffer
+        line = buffer.take_line(max_length)
+        if line is None:
+            self._check_usable("try_read_line")
+            line = self._take_now(buffer.take_line, (max_length,), 0)
+        if line is not None:
+            return ReadLineResult.FULL_LINE, line
+        if buffer.eof:
+            self._raise_failure("try_read_line", safe=True)
+            return ReadLineResult.DISCONNECTED, buffer.peek(max_length)
+        if buffer:
+            return ReadLineResult.PARTIAL_LINE, buffer.peek(max_length)
+        return ReadLineResult.NONE, b""
+
+    # ------------------------------------------------------------------ state
+
+    def has_data(self) -> bool:
+        """Whether bytes are here that a read would get without the kernel."""
+        return bool(self._buffer)
+
+    def close(self) -> None:
+        """Drop what is here; the transport wakes who waits."""
+        self._buffer.clear()
+
+    # ------------------------------------------------------------------ waiting
+
+    def _wait_for(
+        self,
+        operation: str,
+        take: Callable[..., _T | None],
+        arguments: tuple[Any, ...],
+        timeout: float,
+        size: int = 0,
+    ) -> _T | None:
+        """Receive until `take(*arguments)` has an answer; `None` if the stream ends without one.
+
+        Args:
+            size: how many bytes the answer has at most, if that is known; else 0.
+        Raises:
+            TimeoutError: the deadline is over, and what is in the kernel makes no answer either:
+                data that is there wins, also when the whole process was late.
+        """
+        self._check_usable(operation)
+        buffer = self._buffer
+        if timeout == 0:
+            answer = take(*arguments)
+            if answer is None:
+                answer = self._take_now(take, arguments, size)
+            if answer is None and not buffer.eof:
+                raise Deadline(timeout).error(self._from_peer(operation))
+            return answer
+        deadline = Deadline(timeout)
+        self._reading = gevent.getcurrent()
+        try:
+            if buffer.work >= _FAIR_SHARE:
+                self._transport.yield_to_loop()
+                self._check_usable(operation)
+                buffer.work = 0
+                answer = take(*arguments)
+                if answer is not None:
+                    return answer
+            while not buffer.eof:
+                if self._transport.drained:
+                    self._wait(deadline, operation)
+                received, answer = self._receive_and_take(take, arguments, size)
+                while not received:
+                    self._wait(deadline, operation)
+                    received, answer = self._receive_and_take(take, arguments, size)
+                if answer is not None:
+                    return answer
+        except gevent.Timeout as expired:
+            if not deadline.owns(expired):
+                raise
+            answer = self._take_now(take, arguments, size)
+            if answer is not None or buffer.eof:
+                return answer
+            raise deadline.error(self._from_peer(operation)) from None
+        finally:
+            self._reading = None
+            deadline.close()
+        return None
+
+    def _wait(self, deadline: Deadline, operation: str) -> None:
+        """Wait until the transport is readable; let what is queued for the peer go out first."""
+        self._writer.flush_before_wait()
+        deadline.arm()
+        self._transport.wait_readable()
+        self._check_usable(operation)
+        self._buffer.work = 0
+
+    def _take_now(self, take: Callable[..., _T | None], arguments: tuple[Any, ...], size: int) -> _T | None:
+        """Receive what is in the kernel, without waiting, until `take` has an answer."""
+        for _ in range(_LAST_RECEIVES):
+            if self._transport.closed or self._buffer.eof:
+                break
+            received, answer = self._receive_and_take(take, arguments, size)
+            if answer is not None:
+                return answer
+            if not received:
+                break
+        return None
+
+    def _receive_and_take(
+        self, take: Callable[..., _T | None], arguments: tuple[Any, ...], size: int
+    ) -> tuple[bool, _T | None]:
+        """Receive once without waiting; tell whether anything was there, and give `take`'s answer."""
+        if not self._receive(size):
+            return False, None
+        return True, take(*arguments)
+
+    def _receive(self, size: int) -> bool:
+        """Receive once into the buffer; False if nothing is there. An error ends the stream."""
+        read_size = self._read_size
+        try:
+            data = self._transport.receive(read_size)
+        except OSError:  # the transport keeps it, `_raise_failure` raises it once all is read
+            self._buffer.feed_eof()
+            return True
+        if data is None:
+            return False
+        received = len(data)
+        if not received:
+            self._buffer.feed_eof()
+            return True
+        self._buffer.feed(data)
+        if received == read_size:
+            self._buffer.work += received >> 9
+            if read_size < _LARGEST_READ:
+                self._read_size = 2 * read_size
+        elif received <= read_size // 2 and read_size > BUFFER_SIZE:
+            self._read_size = read_size // 2
+        return True
+
+    # ------------------------------------------------------------------ inside
+
+    def _some(self, max_size: int) -> bytes | None:
+        return self._buffer.take(max_size) if self._buffer else None
+
+    def _anything(self) -> bool | None:
+        return True if self._buffer else None
+
+    def _check_usable(self, operation: str) -> None:
+        if self._transport.closed:
+            raise closed_error(self._from_peer(operation))
+        if self._out_of_step:
+            raise LineTooLongError(f"{self._from_peer(operation)}: the stream is out of step since {self._out_of_step}")
+
+    def _raise_failure(self, operation: str, safe: bool) -> None:
+        """Raise what ended the stream; do nothing if it just ended (or was reset, and `safe`)."""
+        failure = self._transport.failure
+        if failure is None or (safe and is_disconnection_error(SocketFlag.SAFE_DISCONN, failure)):
+            return
+        raise named_error(failure, self._from_peer(operation)) from failure
+
+    def _too_long(self, operation: str, what: str, limit: LimitReachedError) -> LineTooLongError:
+        """Give up the stream: what follows would be taken for the start of a message."""
+        message = f"{self._from_peer(operation)}: no {what} in {limit.seen} bytes (limit {limit.limit})"
+        self._out_of_step = message
+        self._buffer.clear()
+        return LineTooLongError(message, limit=limit.limit)
+
+    def _busy(self, operation: str) -> BusyError:
+        return BusyError(f"{self._from_peer(operation)}: another greenlet is already reading this stream")
+
+    def _from_peer(self, operation: str) -> str:
+        return f"{operation} from {self._peer()}"
+
+    def _peer(self) -> str:
+        return self._transport.describe()
+
+
+class UnbufferedReader(StreamReader):
+    """Reads of an unbuffered stream: what no read asked for stays in the kernel.
+
+    Reads of a known size receive no more than that. The others look ahead in the kernel and then
+    receive just the bytes up to the end of their answer. Only the start of an answer that is not
+    complete yet is kept here, so that an interrupted read loses nothing.
+    """
+
+    __slots__ = ()
+
+    def recv(self, size: int, timeout: float, safe: bool) -> bytes:
+        """Receive what one read gives, at most `size` bytes."""
+        return self.recv_some(size, timeout, safe, "recv")
+
+    def _receive(self, size: int) -> bool:
+        self._read_size = min(max(size - len(self._buffer), 1), _LARGEST_READ)
+        return super()._receive(size)
+
+    def _receive_and_take(
+        self, take: Callable[..., _T | None], arguments: tuple[Any, ...], size: int
+    ) -> tuple[bool, _T | None]:
+        if size:
+            return super()._receive_and_take(take, arguments, size)
+        try:
+            ahead = self._transport.peek(BUFFER_SIZE)
+        except OSError:
+            ahead = b""
+        if ahead is None:
+            return False, None
+        if not ahead:
+            self._buffer.feed_eof()
+            return True, take(*arguments)
+        # A byte at a time, as Nim does, though not with a system call for each.
+        for count in range(1, len(ahead) + 1):
+            self._buffer.feed(ahead[count - 1 : count])
+            answer = take(*arguments)
+            if answer is not None:
+                if isinstance(answer, list):  # lines split ahead: the list is the buffer's
+                    kept = answer[:]
+                    answer.clear()
+                    answer = kept  # type: ignore[assignment]  # a list, as it was
+                # What the answer left is the byte behind a CR, which is not taken from the kernel.
+                unread = len(self._buffer.take(len(self._buffer)))
+                if count > unread:
+                    self._transport.receive(count - unread)
+                return True, answer
+        self._transport.receive(len(ahead))
+        return True, None

@@ -1,0 +1,82 @@
+"""Waiting for whole things (a connection, a datagram), by several greenlets on one socket in turn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import gevent
+from gevent.lock import Semaphore
+
+from gnet.deadlines import Deadline
+from gnet.errors import closed_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gnet.transports import Transport
+
+__all__ = ["ReceiveTurns"]
+
+_T = TypeVar("_T")
+
+
+class ReceiveTurns:
+    """Gives each of several waiting greenlets one whole thing, in the order they came."""
+
+    __slots__ = ("_transport", "_turn")
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._turn: Semaphore | None = None  # made by the first wait
+
+    def take(self, attempt: Callable[[], _T | None], timeout: float, operation: str) -> _T:
+        """Call `attempt`, waiting before each further call, until it gives something.
+
+        Nothing is lost whatever interrupts this: `attempt` takes a thing and this returns it
+        without a switch in between.
+
+        Args:
+            attempt: never waits; gives `None` if nothing is there.
+            timeout: checked milliseconds; -1: no limit; 0: one attempt.
+            operation: what to call it in errors, e.g. `accept on 127.0.0.1:80`.
+        Raises:
+            TimeoutError, ClosedError; what `attempt` raises.
+        """
+        transport = self._transport
+        if transport.closed:
+            raise closed_error(operation)
+        turn = self._turn
+        if turn is None or not turn.locked():  # else somebody was here before
+            answer = attempt()
+            if answer is not None:
+                return answer
+        deadline = Deadline(timeout)
+        if timeout == 0:
+            raise deadline.error(operation)
+        if turn is None:
+            turn = self._turn = Semaphore(1)
+        mine = False
+        try:
+            deadline.arm()
+            mine = turn.acquire()
+            while True:
+                if transport.closed:
+                    raise closed_error(operation)
+                transport.wait_readable()
+                if transport.closed:
+                    raise closed_error(operation)
+                answer = attempt()
+                if answer is not None:
+                    return answer
+        except gevent.Timeout as expired:
+            if not deadline.owns(expired):
+                raise
+            # What is there already wins over time, unless others were here before.
+            answer = attempt() if mine and not transport.closed else None
+            if answer is not None:
+                return answer
+            raise deadline.error(operation) from None
+        finally:
+            deadline.close()
+            if mine:
+                turn.release()

@@ -1,0 +1,389 @@
+"""The write side of a stream: whole messages, in order, or an error that says how much went.
+
+Theory of operation. A `send` tries the kernel at once. What the kernel does not take keeps the
+caller waiting, so memory stays bounded by what callers hold. Only two things are queued here: a
+small message sent while pipelined input still waits to be read (*coalescing*: its answers leave
+together, in one system call), and what is left of a `try_send`.
+
+The queue goes out when the socket is about to wait for input, when it passes `_QUEUE_LIMIT`, at
+`flush`, `shutdown` and `close`, and at the latest before the loop polls for I/O again. What the
+kernel refuses then is sent from the loop as it drains, in the background.
+
+    OPEN ──shutdown──▶ SHUT        our end of stream is out
+      └──message cut──▶ BROKEN     the peer has the start of a message
+    any ──close──▶ CLOSED
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from typing import TYPE_CHECKING, Final
+
+import gevent
+from gevent.lock import Semaphore
+
+from gnet.buffers import WriteQueue
+from gnet.deadlines import Deadline
+from gnet.errors import BrokenSendError, closed_error, named_error
+
+if TYPE_CHECKING:
+    from gnet.transports import Transport
+
+__all__ = ["StreamWriter", "as_bytes"]
+
+# Queued bytes beyond which a send goes to the kernel, and waits for it. One sendmsg of this size
+# fits the default send buffer of a loopback or LAN connection.
+_QUEUE_LIMIT: Final = 64 * 1024
+
+# Bytes handed to the kernel without a visit to the loop, so that a sender whose peer always reads
+# does not keep other greenlets waiting: some 5 ms over loopback.
+_FAIR_SHARE: Final = 4 * 1024 * 1024
+
+
+class _State(enum.Enum):
+    OPEN = enum.auto()
+    SHUT = enum.auto()
+    BROKEN = enum.auto()
+    CLOSED = enum.auto()
+
+
+# What each event makes of each state.
+_AFTER_SHUTDOWN: Final = {_State.OPEN: _State.SHUT}
+_AFTER_CUT: Final = {_State.OPEN: _State.BROKEN}
+
+
+def as_bytes(data: object, operation: str) -> bytes | memoryview:
+    """Check what a send was given: `bytes` as they are, other buffers as a view of their bytes.
+
+    Raises:
+        TypeError: a `str`, or anything that is no bytes-like object.
+    """
+    if isinstance(data, bytes):
+        return data
+    if isinstance(data, (bytearray, memoryview)):
+        view = memoryview(data)
+        if not view.contiguous:
+            raise TypeError(f"{operation}: expected contiguous memory, got a strided memoryview")
+        return view.cast("B")
+    if isinstance(data, str):
+        raise TypeError(f"{operation}: expected bytes, got str {data[:20]!r}; encode it, e.g. .encode()")
+    raise TypeError(f"{operation}: expected bytes, bytearray or memoryview, got {type(data).__name__}")
+
+
+class StreamWriter:
+    """Writes of a stream. Timeouts are in milliseconds and checked; -1: no limit."""
+
+    __slots__ = (
+        "_cut_after",
+        "_flush_scheduled",
+        "_in_background",
+        "_queue",
+        "_since_visit",
+        "_state",
+        "_transport",
+        "_turn",
+        "coalesce",
+    )
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._queue = WriteQueue()
+        self._state = _State.OPEN
+        self._cut_after = 0  # in BROKEN: how many bytes of the message went
+        self._flush_scheduled = False
+        self._in_background = False  # the loop sends the queue as the kernel drains
+        self._since_visit = 0  # bytes sent since the loop was visited
+        # Who holds it sends; others queue up in order, so that messages never interleave.
+        self._turn: Semaphore | None = None
+        self.coalesce = False
+        """Queue small messages while input waits to be read."""
+
+    # ------------------------------------------------------------------ sending
+
+    def send(self, data: bytes | memoryview, timeout: float, input_waits: bool) -> None:
+        """Send all of `data`, or queue it if `input_waits` and this writer coalesces.
+
+        Raises:
+            TimeoutError: with `bytes_sent`; unless that is 0, the write side is broken from now on.
+            BrokenSendError: an earlier message was cut, or what was queued was not sent.
+            OSError: from the kernel.
+        """
+        if self._state is not _State.OPEN:
+            raise self._state_error("send")
+        queue = self._queue
+        transport = self._transport
+        size = len(data)
+        if input_waits and self.coalesce and queue.size + size <= _QUEUE_LIMIT:
+            if transport.failure is not None:
+                raise self._send_error(transport.failure, "send", 0, size) from transport.failure
+            queue.append(bytes(data))
+            if not self._flush_scheduled:
+                self._flush_scheduled = True
+                transport.run_in_loop(self._flush_in_loop)
+            return
+        if self._turn is not None and self._turn.locked():
+            self._send_waiting(data, 0, timeout)
+        elif queue.size:
+            if self.coalesce and queue.size + size <= _QUEUE_LIMIT:  # the last answer of a batch
+                queue.append(bytes(data))
+                self._try_flush()
+                if transport.failure is not None:
+                    raise self._state_error("send")
+            else:
+                self._send_waiting(data, 0, timeout)
+        elif self._since_visit > _FAIR_SHARE:
+            self._since_visit = 0
+            transport.yield_to_loop()
+            self.send(data, timeout, False)  # anything may have happened meanwhile
+        else:
+            try:
+                sent = transport.send(data)
+            except OSError as error:
+                raise self._send_error(error, "send", 0, size) from error
+            self._since_visit += sent
+            if sent < size:
+                self._send_waiting(data, sent, timeout)
+
+    def try_send(self, data: bytes | memoryview, input_waits: bool) -> bool:
+        """Send or queue all of `data` without waiting; False if nothing of it was taken."""
+        if self._state is _State.CLOSED:
+            raise self._state_error("try_send")
+        transport = self._transport
+        if self._state is not _State.OPEN or transport.failure is not None:
+            return False
+        if self._turn is not None and self._turn.locked():
+            return False
+        queue = self._queue
+        if input_waits and self.coalesce and queue.size + len(data) <= _QUEUE_LIMIT:
+            self.send(data, 0, input_waits)
+            return True
+        if queue.size and not self._try_flush():
+            return False
+        try:
+            sent = transport.send(data)
+        except OSError:
+            return False  # kept by the transport; the next send or read raises it
+        if not sent and len(data):
+            return False
+        if sent < len(data):
+            queue.append(bytes(data[sent:]))
+            self._flush_in_background()
+        return True
+
+    # ------------------------------------------------------------------ flushing
+
+    def flush(self, timeout: float, operation: str = "flush") -> None:
+        """Wait until the kernel has all that was queued."""
+        if self._state is not _State.OPEN:
+            if self._state is _State.SHUT:
+                return
+            raise self._state_error(operation)
+        if self._queue.size or (self._turn is not None and self._turn.locked()):
+            self._send_waiting(b"", 0, timeout, operation)
+
+    def flush_before_wait(self) -> None:
+        """Send what the kernel takes of the queue now, and the rest in the background. Never raises."""
+        if self._queue.size and not (self._turn is not None and self._turn.locked()):
+            self._try_flush()
+
+    def shut(self) -> None:
+        """Note that the end of stream is out: sends raise from now on."""
+        self._state = _AFTER_SHUTDOWN.get(self._state, self._state)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that a send took and the kernel has not."""
+        return self._queue.size
+
+    def close(self, timeout: float) -> bool:
+        """Refuse further sends and give the kernel what is queued, waiting up to `timeout`.
+
+        The transport has been stopped before, so whoever was sending is on the way out.
+
+        Returns:
+            Whether the peer gets all that was sent: if not, it must not see an orderly end.
+        """
+        if self._state is _State.CLOSED:
+            return True
+        whole = self._state is not _State.BROKEN and not (self._turn is not None and self._turn.locked())
+        self._state = _State.CLOSED
+        self._in_background = False
+        queue = self._queue
+        transport = self._transport
+        deadline = Deadline(timeout)
+        try:
+            while whole and queue.size:
+                sent = transport.send(queue.joined())
+                queue.discard(sent)
+                if not sent:
+                    if timeout == 0 or transport.in_hub():
+                        return False
+                    deadline.arm()
+                    transport.wait_writable()
+        except gevent.Timeout as expired:
+            if not deadline.owns(expired):
+                raise
+            return False
+        except OSError:
+            return False  # the connection is gone, and with it whoever could have read the rest
+        finally:
+            deadline.close()
+            queue.clear()
+        return whole
+
+    # ------------------------------------------------------------------ inside
+
+    def _send_waiting(
+        self, data: bytes | memoryview, sent: int, timeout: float, operation: str = "send"
+    ) -> None:
+        """Send the queue and then the rest of `data`, of which `sent` bytes are out, waiting as needed."""
+        transport = self._transport
+        if self._turn is None:
+            self._turn = Semaphore(1)
+        turn = self._turn
+        deadline = Deadline(timeout)
+        mine = False
+        try:
+            # If a part is out, nobody else holds the turn, and this takes it without waiting.
+            if not turn.acquire(blocking=False):
+                deadline.arm()
+                turn.acquire()
+            mine = True
+            self._check_open(operation)
+            self._end_background()
+            self._send_queue(deadline, operation)
+            total = len(data)
+            rest = memoryview(data)[sent:]
+            while sent < total:
+                count = self._wait_and_send(rest, deadline, operation)
+                sent += count
+                rest = rest[count:]
+        except BaseException as error:
+            expired = isinstance(error, gevent.Timeout) and deadline.owns(error)
+            if expired and mine and not transport.closed:
+                sent += self._last_try(memoryview(data)[sent:])
+                if sent == len(data) and not self._queue.size:
+                    return
+            if 0 < sent < len(data):
+                self._state = _AFTER_CUT.get(self._state, self._state)
+                self._cut_after = sent
+            peer = f"{operation} to {transport.describe()}"
+            if expired:
+                detail = f"{peer} ({sent} of {len(data)} bytes sent)" if len(data) else peer
+                raise deadline.error(detail, bytes_sent=sent) from None
+            if isinstance(error, OSError) and error is transport.failure:
+                raise self._send_error(error, operation, sent, len(data)) from error
+            raise
+        finally:
+            deadline.close()
+            if mine:
+                turn.release()
+                if self._queue.size:
+                    self._flush_in_background()
+
+    def _send_queue(self, deadline: Deadline, operation: str) -> None:
+        queue = self._queue
+        try:
+            while queue.size:
+                queue.discard(self._wait_and_send(queue.joined(), deadline, operation))
+        except OSError:
+            if self._transport.failure is not None:
+                self._cut_queue()
+            raise
+
+    def _wait_and_send(self, data: bytes | memoryview, deadline: Deadline, operation: str) -> int:
+        """Send the start of `data`, at least a byte."""
+        transport = self._transport
+        if self._since_visit > _FAIR_SHARE:
+            self._since_visit = 0
+            transport.yield_to_loop()
+            self._check_open(operation)
+        while not (count := transport.send(data)):
+            deadline.arm()
+            transport.wait_writable()
+            self._since_visit = 0
+            self._check_open(operation)
+        self._since_visit += count
+        return count
+
+    def _last_try(self, rest: memoryview) -> int:
+        """After the deadline: send what the kernel takes now. Room that is there wins over time."""
+        try:
+            if self._queue.size:
+                self._queue.discard(self._transport.send(self._queue.joined()))
+            return self._transport.send(rest) if len(rest) and not self._queue.size else 0
+        except OSError:
+            return 0  # kept by the transport; the next call raises it
+
+    def _try_flush(self) -> bool:
+        """Send what the kernel takes of the queue; have the rest sent in the background."""
+        queue = self._queue
+        try:
+            sent = self._transport.send(queue.joined())
+            queue.discard(sent)
+            self._since_visit += sent
+        except OSError:
+            self._cut_queue()
+        if queue.size:
+            self._flush_in_background()
+        return not queue.size
+
+    def _flush_in_loop(self) -> None:
+        # A callback of the loop: errors are kept, not raised.
+        self._flush_scheduled = False
+        if self._state is not _State.CLOSED:
+            self.flush_before_wait()
+
+    def _flush_in_background(self) -> None:
+        if not self._in_background and not self._transport.closed and self._transport.failure is None:
+            self._in_background = True
+            self._transport.call_when_writable(self._send_in_background)
+
+    def _send_in_background(self) -> None:
+        if self._turn is None or not self._turn.locked():
+            self._in_background = False
+            self._try_flush()
+        if not self._in_background:
+            self._transport.call_when_writable(None)
+
+    def _end_background(self) -> None:
+        if self._in_background:
+            self._in_background = False
+            self._transport.call_when_writable(None)
+
+    def _cut_queue(self) -> None:
+        """What was queued can not be sent: the transport keeps the error, the next call raises."""
+        self._state = _AFTER_CUT.get(self._state, self._state)
+        self._cut_after = self._queue.went
+        self._queue.clear()
+        self._end_background()
+
+    def _check_open(self, operation: str) -> None:
+        """Raise if the stream was closed, broken or shut while this call waited."""
+        if self._transport.closed:
+            raise closed_error(operation)
+        if self._state is not _State.OPEN:
+            raise self._state_error(operation)
+
+    def _state_error(self, operation: str) -> OSError:
+        peer = f"{operation} to {self._transport.describe()}"
+        if self._state is _State.BROKEN:
+            failure = self._transport.failure
+            reason = f" ({failure.strerror})" if failure is not None else ""
+            error = BrokenSendError(
+                f"{peer}: an earlier send was cut after {self._cut_after} bytes{reason}",
+                bytes_sent=self._cut_after,
+            )
+            error.__cause__ = failure
+            return error
+        if self._state is _State.SHUT:
+            return BrokenPipeError(errno.EPIPE, f"{peer}: the write side is shut down")
+        return closed_error(operation)
+
+    def _send_error(self, error: OSError, operation: str, sent: int, size: int) -> OSError:
+        """Give the user's error for one from the kernel, with the count as `bytes_sent`."""
+        peer = self._transport.describe()
+        named = named_error(error, f"{operation} to {peer} ({sent} of {size} bytes sent)")
+        named.bytes_sent = sent  # type: ignore[attr-defined]  # an extra; the class is the stdlib's
+        return named

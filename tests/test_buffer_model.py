@@ -1,0 +1,361 @@
+"""gnet.buffers against a model: any sequence of calls on a buffer, and the same on plain bytes.
+
+The model is what the docstrings say, in the most obvious way and at any cost: all that was fed as one `bytes`
+object, how much of it was taken, and a regular expression for each of the two kinds of lines.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from gnet.buffers import LimitReachedError, ReadBuffer, WriteQueue
+
+pytestmark = pytest.mark.plain_only  # pure code: nothing that patching could change
+
+# The model: the two kinds of lines
+
+_NIM_LINE: Final = re.compile(rb"([^\r\n]*)(\r\n|\n|\r)")
+_PY_LINE: Final = re.compile(rb"([^\n]*)\n")
+
+
+def nim_lines(data: bytes, final: bool) -> Iterator[tuple[bytes, int]]:
+    """Give each complete line of Nim's kind without its terminator, and its size with it."""
+    for match in _NIM_LINE.finditer(data):
+        if match[2] == b"\r" and match.end() == len(data) and not final:
+            return  # its LF may still come
+        yield match[1], len(match[0])
+
+
+def py_lines(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Give each complete line that LF or CRLF ends without its terminator, and its size with it."""
+    for match in _PY_LINE.finditer(data):
+        yield match[1].removesuffix(b"\r"), len(match[0])
+
+
+def surely_in_line(data: bytes) -> int:
+    """How many bytes of an incomplete line are no part of its terminator, whatever comes."""
+    return len(data) - data.endswith(b"\r")
+
+
+def fewest_missing(data: bytes, delimiter: bytes) -> int:
+    """How many bytes must come at least until `delimiter`, which is not in `data`, is complete."""
+    return min(len(delimiter) - n for n in range(len(delimiter)) if data.endswith(delimiter[:n]))
+
+
+# What is drawn
+
+_PIECES: Final = [b"\r", b"\n", b"\r\n", b"\r\r\n", b"\n\r", b"a", b"ab", b"|", b"\0"]
+_UNITS: Final = [
+    b"a",
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b"\r\r\n",
+    b"\n\r",
+    b"a\r",
+    b"ab\n",
+    b"ab\r\n",
+    b"a\rb\n",
+    b"x" * 79 + b"\n",
+    b"x" * 5000 + b"\r\n",
+]
+# On both sides of what the buffer joins (4,096), of what it splits ahead (8,192) and of twice that.
+_SIZES: Final = [4095, 4096, 4097, 8190, 8191, 8192, 8193, 8194, 16383, 16384, 16385, 20480]
+
+# Arrivals before the stream may end or be dropped; else most walks would be short.
+_EARLIEST_END: Final = 4
+
+mixed_ends = st.lists(st.sampled_from(_PIECES), min_size=1, max_size=14).map(b"".join)
+long_runs = st.builds(
+    lambda unit, size: (unit * (size // len(unit) + 1))[:size],
+    st.sampled_from(_UNITS),
+    st.sampled_from(_SIZES) | st.integers(1, 20480),
+)
+delimiters = st.sampled_from([b"\r\n", b"\n", b"\r", b"|", b"\n\r", b"aa", b"\r\n\r", b"ab|"])
+small_sizes = st.integers(0, 9)
+sizes = small_sizes | small_sizes | st.sampled_from(_SIZES)
+limits = st.sampled_from([1_000_000, 65536, 80]) | st.integers(0, 9) | st.sampled_from(_SIZES)
+
+
+class ReadBufferMachine(RuleBasedStateMachine):
+    """Every call of `ReadBuffer`, each answer compared with that of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffer = ReadBuffer()
+        self.arrivals = 0
+        self.fed = b""
+        self.position = 0  # of `fed`: what was taken
+        self.eof = False
+        self.held: list[bytes] = []  # the list that ready_lines() gave last
+        self.held_bare_cr = False
+        self.handed_out = 0  # lines and takes
+
+    def rest(self) -> bytes:
+        return self.fed[self.position :]
+
+    def lines(self, bare_cr: bool) -> Iterator[tuple[bytes, int]]:
+        return nim_lines(self.rest(), self.eof) if bare_cr else py_lines(self.rest())
+
+    def expect(self, answer: object, size: int) -> None:
+        """Compare with the next `size` bytes, and take them in the model, too."""
+        assert type(answer) is bytes
+        assert answer == self.fed[self.position : self.position + size]
+        self.position += len(answer)
+        self.handed_out += 1
+
+    # What arrives
+
+    # Three rules, so that there is mostly something to take.
+
+    @precondition(lambda self: not self.eof)
+    @rule(data=mixed_ends)
+    def feed(self, data: bytes) -> None:
+        self.buffer.feed(data)
+        self.fed += data
+        self.arrivals += 1
+
+    @precondition(lambda self: not self.eof)
+    @rule(data=mixed_ends)
+    def feed_byte_by_byte(self, data: bytes) -> None:
+        for byte in data:
+            self.feed(bytes([byte]))
+
+    @precondition(lambda self: not self.eof)
+    @rule(start=mixed_ends, run=long_runs, end=mixed_ends)
+    def feed_a_long_run(self, start: bytes, run: bytes, end: bytes) -> None:
+        self.feed(start + run + end)
+
+    @precondition(lambda self: not self.eof and self.arrivals >= _EARLIEST_END)
+    @rule()
+    def feed_eof(self) -> None:
+        self.buffer.feed_eof()
+        self.eof = True
+
+    @precondition(lambda self: self.arrivals >= _EARLIEST_END)
+    @rule()
+    def clear(self) -> None:
+        self.buffer.clear()
+        self.position = len(self.fed)
+        assert self.held == []
+
+    # Looking
+
+    @rule()
+    def length(self) -> None:
+        assert len(self.buffer) == len(self.rest())
+
+    @rule(size=sizes)
+    def peek(self, size: int) -> None:
+        shown = self.buffer.peek(size)
+        assert type(shown) is bytes
+        assert shown == self.rest()[:size]
+
+    # Bytes
+
+    @rule(size=sizes)
+    def take(self, size: int) -> None:
+        self.expect(self.buffer.take(size), size)
+
+    @rule(size=sizes)
+    def take_exactly(self, size: int) -> None:
+        answer = self.buffer.take_exactly(size)
+        if len(self.rest()) < size:
+            assert answer is None
+        else:
+            self.expect(answer, size)
+
+    @rule(size=sizes)
+    def take_into(self, size: int) -> None:
+        target = bytearray(b"?" * size)
+        count = self.buffer.take_into(memoryview(target))
+        assert count == min(size, len(self.rest()))
+        assert target[count:] == b"?" * (size - count)
+        self.expect(bytes(target[:count]), size)
+
+    @rule(size=sizes)
+    def discard(self, size: int) -> None:
+        count = self.buffer.discard(size)
+        assert count == min(size, len(self.rest()))
+        self.position += count
+
+    @rule(delimiter=delimiters, limit=limits)
+    def take_until(self, delimiter: bytes, limit: int) -> None:
+        data = self.rest()
+        end = data.find(delimiter) + len(delimiter) if delimiter in data else None
+        try:
+            answer = self.buffer.take_until(delimiter, limit)
+        except LimitReachedError as error:
+            # The earliest end there can be is over the limit.
+            assert (end or len(data) + fewest_missing(data, delimiter)) > limit
+            assert error.limit == limit
+            assert error.seen == (end or len(data))
+            return
+        if end is None:
+            assert answer is None
+            assert len(data) < limit, "a message that long can only get too long"
+        else:
+            assert end <= limit
+            self.expect(answer, end)
+
+    # Lines
+
+    def expect_line(self, line: bytes | None, limit: int, final: bool) -> None:
+        data = self.rest()
+        content, size = next(nim_lines(data, final), (None, 0))
+        if limit == 0:
+            assert line == b""
+        elif content is not None and len(content) <= limit:
+            assert type(line) is bytes
+            assert line == (content or b"\r\n")
+            self.position += size
+            self.handed_out += 1
+        elif content is not None or surely_in_line(data) > limit:
+            self.expect(line, limit)
+        else:
+            assert line is None
+
+    @rule(limit=limits)
+    def take_line(self, limit: int) -> None:
+        self.expect_line(self.buffer.take_line(limit), limit, self.eof)
+
+    @rule(count=st.integers(2, 9), limit=limits)
+    def take_lines_in_a_row(self, count: int, limit: int) -> None:
+        for _ in range(count):
+            self.take_line(limit)
+
+    @rule(limit=limits)
+    def take_ready_line(self, limit: int) -> None:
+        line = self.buffer.take_ready_line(limit)
+        if line is not None:
+            self.expect_line(line, limit, self.eof)
+
+    @rule(limit=limits)
+    def take_last_line(self, limit: int) -> None:
+        self.expect_line(self.buffer.take_last_line(limit), limit, True)
+
+    @rule(limit=limits, bare_cr=st.booleans(), count=st.integers(0, 5) | st.just(100_000))
+    def ready_lines(self, limit: int, bare_cr: bool, count: int) -> None:
+        first, _ = next(self.lines(bare_cr), (None, 0))
+        seen = surely_in_line(self.rest()) if first is None else len(first)
+        try:
+            ready = self.buffer.ready_lines(limit, bare_cr)
+        except LimitReachedError as error:
+            assert seen > limit
+            assert error.limit == limit
+            assert error.seen > limit
+            return
+        assert seen <= limit
+        if first is None:
+            assert ready is None
+            return
+        assert ready
+        assert max(map(len, ready)) <= limit
+        self.held, self.held_bare_cr = ready, bare_cr
+        self.pop_held_lines(count)
+
+    @precondition(lambda self: self.held)
+    @rule(count=st.integers(1, 5))
+    def pop_held_lines(self, count: int) -> None:
+        expected = self.lines(self.held_bare_cr)
+        popped = 0
+        while self.held and count:
+            content, size = next(expected)
+            line = self.held.pop()
+            assert type(line) is bytes
+            assert line == content
+            popped += size
+            self.handed_out += 1
+            count -= 1
+        self.position += popped
+
+    # What always holds
+
+    @invariant()
+    def nothing_is_lost_and_nothing_comes_twice(self) -> None:
+        assert bool(self.buffer) == bool(self.rest())
+        assert self.buffer.eof == self.eof
+        # A copy, as to ask the buffer itself would bring it back into its simplest state.
+        assert copy.deepcopy(self.buffer).take(len(self.fed) + 1) == self.rest()
+
+    @invariant()
+    def work_counts_every_line_and_take(self) -> None:
+        assert self.buffer.work >= self.handed_out
+
+    @invariant()
+    def a_list_of_ready_lines_holds_the_next_lines_or_nothing(self) -> None:
+        expected = self.lines(self.held_bare_cr)
+        for line in reversed(self.held):
+            assert line == next(expected)[0]
+
+
+def test_a_read_buffer_answers_like_plain_bytes_and_a_position() -> None:
+    run_state_machine_as_test(
+        ReadBufferMachine,
+        settings=settings(
+            max_examples=150,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
+
+
+class WriteQueueMachine(RuleBasedStateMachine):
+    """Every call of `WriteQueue`, each answer compared with plain bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = WriteQueue()
+        self.waiting = b""
+
+    @rule(data=st.binary(max_size=20))
+    def append(self, data: bytes) -> None:
+        self.queue.append(data)
+        self.waiting += data
+
+    @rule()
+    def joined(self) -> None:
+        joined = self.queue.joined()
+        assert type(joined) is bytes
+        assert joined == self.waiting
+
+    @rule(share=st.floats(0, 1), meanwhile=st.binary(max_size=5))
+    def send_some(self, share: float, meanwhile: bytes) -> None:
+        """Send as a socket does: `joined`, a system call while others may append, `discard`."""
+        joined = self.queue.joined()
+        assert joined == self.waiting
+        sent = round(len(joined) * share)
+        self.append(meanwhile)
+        self.queue.discard(sent)
+        self.waiting = self.waiting[sent:]
+
+    @rule()
+    def clear(self) -> None:
+        self.queue.clear()
+        self.waiting = b""
+
+    @invariant()
+    def the_size_is_that_of_what_waits(self) -> None:
+        assert self.queue.size == len(self.waiting)
+        assert copy.deepcopy(self.queue).joined() == self.waiting
+
+
+def test_a_write_queue_answers_like_plain_bytes() -> None:
+    run_state_machine_as_test(
+        WriteQueueMachine, settings=settings(max_examples=100, stateful_step_count=30, deadline=None)
+    )

@@ -1,0 +1,223 @@
+"""The documents are true: their Python compiles and runs, and what they name exists as they name it.
+
+`<!-- run -->` on the line before a Python block marks a whole program: it is run, with warnings as
+errors, and must exit 0. Blocks without it are fragments, which only compile.
+
+In `docs/nim.md` the tables that begin `| Nim | gnet |` give each Nim name its place. What stands in
+backticks in their second column is `gnet.name`, `Socket.name`, a builtin or a name of `ipaddress`,
+with its signature if it has parentheses.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import ipaddress
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import gnet
+
+pytestmark = pytest.mark.plain_only  # the programs run in processes of their own
+
+ROOT = Path(__file__).resolve().parent.parent
+NIM = ROOT / "docs" / "nim.md"
+DOCUMENTS = [ROOT / "README.md", NIM]
+RUN_TIMEOUT_SECONDS = 30
+
+# What Nim's `net` exports and gnet has without TLS, as Nim spells it.
+NIM_NAMES = """
+    Socket SocketImpl SOBool ReadLineResult TimeoutError SocketFlag IpAddressFamily IpAddress BufferSize MaxLineLength
+    OptAcceptConn OptBroadcast OptDebug OptDontRoute OptKeepAlive OptOOBInline OptReuseAddr OptReusePort OptNoDelay
+    ReadFullLine ReadPartialLine ReadDisconnected ReadNone Peek SafeDisconn IPv4 IPv6 TaintedString
+    isDisconnectionError toOSFlags newSocket parseIpAddress isIpAddress toSockAddr fromSockAddr
+    getSocketError socketError listen bindAddr acceptAddr accept close toCInt getSockOpt setSockOpt
+    getLocalAddr getPeerAddr connectUnix bindUnix hasDataBuffered recv readLine recvLine recvFrom skip
+    send &= trySend sendTo isSsl getFd IPv4_any IPv4_loopback IPv4_broadcast IPv6_any IPv6_loopback
+    dial connect getPrimaryIPAddr == $
+    Port Domain AF_UNSPEC AF_UNIX AF_INET AF_INET6 SockType SOCK_STREAM SOCK_DGRAM SOCK_RAW SOCK_SEQPACKET
+    Protocol IPPROTO_TCP IPPROTO_UDP IPPROTO_IP IPPROTO_IPV6 IPPROTO_RAW IPPROTO_ICMP IPPROTO_ICMPV6
+""".split()
+
+
+class Block(NamedTuple):
+    """A Python code block of a document; `runs` if it is marked as a whole program."""
+
+    document: str
+    line: int
+    code: str
+    runs: bool
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}"
+
+
+class Row(NamedTuple):
+    """A row of a `| Nim | gnet |` table."""
+
+    line: int
+    nim: str
+    gnet: str
+
+
+def python_blocks(path: Path) -> list[Block]:
+    blocks, before = [], ""
+    lines = iter(enumerate(path.read_text(encoding="utf-8").splitlines(), start=1))
+    for number, text in lines:
+        if text.startswith("```"):
+            inside = []
+            for _, inner in lines:
+                if inner.startswith("```"):
+                    break
+                inside.append(inner)
+            else:
+                raise ValueError(f"{path.name}:{number}: a code block without an end")
+            if text.strip() == "```python":
+                code = "\n".join(inside) + "\n"
+                blocks.append(Block(path.name, number, code, before.strip() == "<!-- run -->"))
+        before = text
+    return blocks
+
+
+def nim_rows() -> list[Row]:
+    rows, in_table = [], False
+    for number, text in enumerate(NIM.read_text(encoding="utf-8").splitlines(), start=1):
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", text.strip())[1:-1]]
+        if cells[:2] == ["Nim", "gnet"] and len(cells) == 3:
+            in_table = True
+        elif not cells:
+            in_table = False
+        elif in_table and set(cells[0]) != {"-"}:
+            rows.append(Row(number, cells[0], cells[1]))
+    return rows
+
+
+def spans(text: str) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+def look_up(name: str) -> Any:
+    """Find what a dotted name in the gnet column stands for.
+
+    Raises:
+        LookupError: there is no such thing.
+    """
+    first, *rest = name.split(".")
+    roots = {"gnet": gnet, "Socket": gnet.Socket, "ipaddress": ipaddress}
+    found: Any = roots[first] if first in roots else vars(builtins)[first]
+    for part in rest:
+        if not hasattr(found, part):
+            raise LookupError(f"{name}: {found!r} has no {part!r}")
+        found = getattr(found, part)
+    return found
+
+
+def check_signature(span: str) -> None:
+    """Compare `name(a, b=1)` with the real parameters: names, order, kinds and defaults."""
+    name, _, rest = span.partition("(")
+    function = ast.parse(f"def f({rest}: ...").body[0]
+    assert isinstance(function, ast.FunctionDef)
+    written, found = function.args, look_up(name)
+    parameters = list(inspect.signature(found).parameters.values())
+    if inspect.isfunction(found) and parameters and parameters[0].name == "self":
+        del parameters[0]
+    real = [(p.name, p.kind is p.KEYWORD_ONLY) for p in parameters]
+    assert real == [(a.arg, False) for a in written.args] + [(a.arg, True) for a in written.kwonlyargs]
+    defaults = [p.default for p in parameters if p.default is not p.empty]
+    scope = {**vars(gnet), **gnet.SocketFlag.__members__}
+    texts = [ast.unparse(d) for d in [*written.defaults, *written.kw_defaults] if d is not None]
+    assert defaults == [eval(text, scope) for text in texts]
+
+
+def every_block() -> list[Block]:
+    # A document that is missing fails in its own test below instead of stopping them all.
+    return [block for path in DOCUMENTS if path.exists() for block in python_blocks(path)]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_document_has_a_python_program_that_is_run(path: Path) -> None:
+    assert any(block.runs for block in python_blocks(path))
+
+
+@pytest.mark.parametrize("block", every_block(), ids=str)
+def test_every_python_block_compiles(block: Block) -> None:
+    compile("\n" * block.line + block.code, block.document, "exec")
+
+
+@pytest.mark.parametrize("block", [block for block in every_block() if block.runs], ids=str)
+def test_every_program_runs_to_its_end(block: Block, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("\n" * block.line + block.code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(program)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_SECONDS,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), f"{block}: {done.stdout}{done.stderr}"
+
+
+def test_the_echo_pair_prints_the_answer() -> None:
+    first = next(block for block in python_blocks(NIM) if block.runs)
+    done = subprocess.run(
+        [sys.executable, "-c", first.code],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_SECONDS,
+    )
+    assert done.stdout == "b'hello'\n"
+
+
+@pytest.mark.parametrize("row", nim_rows(), ids=lambda row: f"{row.line}-{row.nim[:30]}")
+def test_every_name_in_the_gnet_column_exists(row: Row) -> None:
+    assert spans(row.gnet), "a row without a gnet name"
+    for span in spans(row.gnet):
+        if span == "socket &= data":
+            look_up("Socket.__iand__")
+        elif "(" in span:
+            check_signature(span)
+        else:
+            look_up(span)
+
+
+def test_names_in_the_running_text_exist_too() -> None:
+    # Outside the code blocks, whatever is written with its module or class.
+    text = re.sub(r"(?ms)^```.*?^```", "", NIM.read_text(encoding="utf-8"))
+    names = [m[0] for span in spans(text) for m in re.finditer(r"\b(?:gnet|Socket)(?:\.\w+)+", span)]
+    assert len(names) > 100
+    for name in names:
+        look_up(name)
+
+
+@pytest.mark.parametrize("name", NIM_NAMES)
+def test_every_nim_name_has_its_row(name: str) -> None:
+    named = re.compile(rf"(?<![\w.]){re.escape(name)}(?!\w)")
+    assert any(named.search(span) for row in nim_rows() for span in spans(row.nim))
+
+
+def test_everything_public_is_in_the_document() -> None:
+    public = {f"gnet.{name}" for name in gnet.__all__ if not name.startswith("__")}
+    public |= {f"Socket.{name}" for name in dir(gnet.Socket) if not name.startswith("_")}
+    text = NIM.read_text(encoding="utf-8")
+    assert [name for name in sorted(public) if not re.search(rf"`{re.escape(name)}\b", text)] == []
+
+
+def test_a_wrong_name_or_signature_would_be_noticed() -> None:
+    check_signature("gnet.Port(number)")
+    for wrong in ("gnet.Port(n)", "gnet.Port()", "gnet.Port(number=1)", "gnet.Port(*, number)"):
+        with pytest.raises(AssertionError):
+            check_signature(wrong)
+    for missing in ("gnet.nothing", "Socket.nothing", "gnet.SOBool.NOTHING", "nothing"):
+        with pytest.raises(LookupError):
+            look_up(missing)

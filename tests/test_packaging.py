@@ -1,0 +1,203 @@
+"""The wheel and the source distribution: built here, unpacked, and looked at as a user gets them."""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from email.message import Message
+from email.parser import BytesParser
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from packaging.requirements import Requirement
+
+from gnet import __version__
+
+pytestmark = pytest.mark.plain_only
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# What a working directory holds and a clone does not.
+NOT_IN_A_CLONE = shutil.ignore_patterns(
+    ".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info", "build", "dist", "reports"
+)
+
+# One key, two spellings: what setup.cfg calls a thing, and where pyproject.toml would have it.
+TWINS = {
+    "metadata": {
+        "author": "project.authors",
+        "author_email": "project.authors",
+        "keywords": "project.keywords",
+        "license_files": "project.license-files",
+        "long_description": "project.readme",
+        "project_urls": "project.urls",
+        "url": "project.urls",
+        "version": "tool.setuptools.dynamic.version",
+    },
+    "options": {
+        "install_requires": "project.dependencies",
+        "python_requires": "project.requires-python",
+    },
+    "options.entry_points": {"console_scripts": "project.scripts"},
+}
+TWIN_SECTIONS = {
+    "metadata": "project",
+    "options": "tool.setuptools",
+    "options.extras_require": "project.optional-dependencies",
+    "options.entry_points": "project.entry-points",
+    "tool:pytest": "tool.pytest.ini-options",
+}
+
+
+class Built(NamedTuple):
+    """The two files, as the names in them (the sdist's without its top folder) and their paths."""
+
+    wheel: Path
+    wheel_names: set[str]
+    sdist_names: set[str]
+    metadata: Message
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    # In a copy: a build writes into the tree it builds, and takes up what an earlier one has left there.
+    tree = tmp_path_factory.mktemp("clone") / "gnet"
+    shutil.copytree(ROOT, tree, ignore=NOT_IN_A_CLONE)
+    # With neither --sdist nor --wheel the wheel is built from the sdist, so the sdist must be complete.
+    run("-m", "build", "--no-isolation", str(tree))
+    (wheel,) = (tree / "dist").glob("*.whl")
+    (sdist,) = (tree / "dist").glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as archive:
+        wheel_names = {name for name in archive.namelist() if not name.endswith("/")}
+        (metadata_name,) = (name for name in wheel_names if name.endswith(".dist-info/METADATA"))
+        metadata = BytesParser().parsebytes(archive.read(metadata_name))
+    with tarfile.open(sdist) as tar:
+        sdist_names = {member.name.partition("/")[2] for member in tar if member.isfile()}
+    return Built(wheel, wheel_names, sdist_names, metadata)
+
+
+def run(*arguments: str, cwd: Path | None = None) -> str:
+    """Run this Python and give what it printed; where it fails, so does the test, with all it said."""
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def files_below(folder: str) -> set[str]:
+    """Give the sources under a folder of the project, as paths from its root; at least one."""
+    found = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+    }
+    assert found, f"nothing in {folder}"
+    return found
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
+    outside = {name for name in built.wheel_names if ".dist-info/" not in name}
+    assert outside == files_below("gnet")
+    assert "gnet/py.typed" in outside
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in built.wheel_names)
+
+
+@pytest.mark.parametrize("folder", ["gnet", "tests", "examples", "loadtests", "docs"])
+def test_the_sdist_holds_every_source(built: Built, folder: str) -> None:
+    assert files_below(folder) - built.sdist_names == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "LICENSE", "Makefile", ".ci/run", "setup.cfg"])
+def test_the_sdist_holds_what_the_project_is_worked_on_with(built: Built, name: str) -> None:
+    assert name in built.sdist_names
+
+
+def test_the_metadata_says_what_the_project_says(built: Built) -> None:
+    assert built.metadata["Name"] == "gnet-gevent"
+    assert built.metadata["Version"] == __version__
+    assert built.metadata["Requires-Python"] == ">=3.11"
+    assert built.metadata["License-Expression"] == "MIT"
+    assert built.metadata.get_payload() == (ROOT / "README.md").read_text()
+
+
+def test_the_run_time_needs_four_packages_each_with_a_lower_bound_only(built: Built) -> None:
+    needs = [Requirement(text) for text in built.metadata.get_all("Requires-Dist", [])]
+    run_time = {need.name.lower(): need for need in needs if need.marker is None}
+    assert set(run_time) == {"gevent", "pyopenssl", "certifi", "service-identity"}
+    assert [str(need.specifier)[:2] for need in run_time.values()] == [">="] * 4
+    assert all("," not in str(need.specifier) for need in run_time.values())
+
+
+def test_the_extras_are_there_and_bring_what_they_are_for(built: Built) -> None:
+    needs = [Requirement(text) for text in built.metadata.get_all("Requires-Dist", [])]
+    extras = {
+        extra: {need.name for need in needs if need.marker and need.marker.evaluate({"extra": extra})}
+        for extra in built.metadata.get_all("Provides-Extra", [])
+    }
+    assert set(extras) == {"locust", "metrics", "test", "dev"}
+    assert extras["locust"] == {"locust"}
+    assert extras["metrics"] == {"prometheus-client"}
+    assert {"pytest", "pytest-timeout", "hypothesis", "trustme"} <= extras["test"]
+    assert {"mypy", "ruff"} <= extras["dev"]
+
+
+def test_the_installed_wheel_imports_and_knows_its_version(built: Built, tmp_path: Path) -> None:
+    run("-m", "pip", "install", "--no-index", "--no-deps", "--target", str(tmp_path), str(built.wheel))
+    code = "import gnet; print(gnet.__version__, gnet.__file__)"
+    printed = run("-P", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}", cwd=tmp_path)
+    assert printed.split() == [__version__, str(tmp_path / "gnet" / "__init__.py")]
+
+
+def test_no_key_stands_in_both_setup_cfg_and_pyproject() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    setup_cfg = configparser.ConfigParser()
+    setup_cfg.read(ROOT / "setup.cfg")
+    assert set(keys_in_pyproject_terms(setup_cfg)) & set(flat_keys(pyproject)) == set()
+
+
+def test_a_key_that_stands_in_both_is_found() -> None:
+    setup_cfg = configparser.ConfigParser()
+    setup_cfg.read_string(
+        "[options]\npython_requires = >=3.11\n[metadata]\nname = x\n[tool:pytest]\nxfail_strict = 1\n"
+    )
+    tools = {"pytest": {"ini_options": {"timeout": 60}}}
+    pyproject = {"project": {"name": "x", "requires-python": ">=3.11"}, "tool": tools}
+    both = set(keys_in_pyproject_terms(setup_cfg)) & set(flat_keys(pyproject))
+    assert both == {"project.name", "project.requires-python", "tool.pytest.ini-options"}
+
+
+def keys_in_pyproject_terms(setup_cfg: configparser.ConfigParser) -> list[str]:
+    """Give each key of setup.cfg as the dotted key that pyproject.toml would have for the same thing.
+
+    A section counts as a key too, so that no tool has its settings in two files; only what describes the
+    project itself may stand in both, key by key.
+    """
+    keys = []
+    for section in setup_cfg.sections():
+        if section in TWIN_SECTIONS:
+            target = TWIN_SECTIONS[section]
+        elif section.startswith("options."):
+            target = "tool.setuptools." + section.removeprefix("options.").replace("_", "-")
+        else:
+            target = "tool." + section.removeprefix("tool:")
+        if target not in ("project", "tool.setuptools"):
+            keys.append(target)
+        for key in setup_cfg[section]:
+            keys.append(TWINS.get(section, {}).get(key, f"{target}.{key.replace('_', '-')}"))
+    return keys
+
+
+def flat_keys(table: dict[str, object], before: str = "") -> list[str]:
+    """Give the dotted key of every value and every table below `table`."""
+    keys = []
+    for key, value in table.items():
+        name = f"{before}{key}".replace("_", "-")
+        keys.append(name)
+        if isinstance(value, dict):
+            keys += flat_keys(value, f"{name}.")
+    return keys
