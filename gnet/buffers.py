@@ -125,7 +125,7 @@ class ReadBuffer:
 
     # ------------------------------------------------------------------ looking
 
-    def __bool__(self) -> bool:
+    def has_data(self) -> bool:
         """Whether any byte is here."""
         return (
             self._start < len(self._chunk)
@@ -234,8 +234,26 @@ class ReadBuffer:
             line is complete. A CR at the end of what is here waits for the byte behind it (an LF
             belongs to it), unless the stream has ended.
         """
-        line = self.take_ready_line(max_length)
-        return line if line is not None else self._search_line(max_length, self.eof)
+        if self._nim_ready:
+            line = self.take_ready_line(max_length)
+            if line is not None:
+                return line
+        elif not self._start and self._long_tail is None and not self._py_ready:
+            # A shortcut for request and response: the chunk is one whole line.
+            chunk = self._chunk
+            if not chunk and max_length and not self._scanned:
+                return None
+            end = chunk.find(b"\n", self._scanned)
+            if 0 < end <= max_length and end + 1 == len(chunk):
+                cr = chunk.find(b"\r")
+                if cr < 0 or cr == end - 1:
+                    line = chunk[: end if cr < 0 else cr]
+                    self._chunk = b""
+                    self._scanned = 0
+                    self._streak += 1
+                    self.work += 1 + (end >> 9)
+                    return line or _CRLF
+        return self._search_line(max_length, self.eof)
 
     def take_last_line(self, max_length: int) -> bytes | None:
         """`take_line`, told that no LF follows: a CR at the end of what is here ends its line."""

@@ -21,7 +21,7 @@ from gnet.errors import TimeoutError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["NO_LIMIT", "Deadline", "Timeout", "deadline", "to_milliseconds"]
+__all__ = ["NO_DEADLINE", "NO_LIMIT", "Deadline", "Timeout", "deadline", "to_milliseconds"]
 
 Timeout = int | float | timedelta | None
 """Milliseconds, or a `timedelta`; -1: no limit; `None`: the socket's own, or no limit."""
@@ -92,6 +92,10 @@ class Deadline:
             f"{operation}: not done within {self.milliseconds:g} ms",
             bytes_sent=bytes_sent,
         )
+
+
+NO_DEADLINE: Final = Deadline(NO_LIMIT)
+"""A deadline that never is; shared, as it has no state."""
 
 
 @contextmanager

@@ -265,9 +265,11 @@ class SocketHandle:
 
     def _raw(self, operation: str) -> _socket.socket:
         """Give the system's socket, if this one is open."""
-        if self._transport.closed:
+        transport = self._transport
+        transport.check_thread()
+        if transport.closed:
             raise closed_error(operation)
-        return self._transport.socket
+        return transport.socket
 
     def _is_tcp(self) -> bool:
         raw = self._transport.socket

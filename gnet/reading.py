@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import gevent
 
 from gnet.buffers import LimitReachedError, ReadBuffer
-from gnet.deadlines import Deadline
+from gnet.deadlines import NO_DEADLINE, NO_LIMIT, Deadline
 from gnet.errors import (
     BusyError,
     IncompleteReadError,
@@ -25,11 +25,10 @@ from gnet.errors import (
     named_error,
 )
 from gnet.options import BUFFER_SIZE, ReadLineResult, SocketFlag
+from gnet.transports import get_ident
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from greenlet import greenlet
 
     from gnet.transports import Transport
     from gnet.writing import StreamWriter
@@ -53,23 +52,37 @@ _T = TypeVar("_T")
 class StreamReader:
     """Reads of a buffered stream. Timeouts are in milliseconds and checked; -1: no limit."""
 
-    __slots__ = ("_buffer", "_out_of_step", "_read_size", "_reading", "_transport", "_writer")
+    __slots__ = (
+        "_buffer",
+        "_out_of_step",
+        "_queue",
+        "_read_size",
+        "_reading",
+        "_thread",
+        "_transport",
+        "_writer",
+        "has_data",
+    )
 
     def __init__(self, transport: Transport, writer: StreamWriter) -> None:
         """Read from `transport`; have `writer` flush what it queued before each wait."""
         self._transport = transport
         self._writer = writer
+        self._queue = writer.queue
         self._buffer = ReadBuffer()
         self._read_size = BUFFER_SIZE
-        self._reading: greenlet | None = None  # who is inside a call that waits
+        self._thread = get_ident()
+        self._reading = False  # a greenlet is inside a call that waits
         self._out_of_step = ""  # why no further read can make sense of the stream
+        self.has_data: Callable[[], bool] = self._buffer.has_data
+        """Whether bytes are here that a read would get without the kernel."""
 
     # ------------------------------------------------------------------ Nim's reads
 
     def recv(self, size: int, timeout: float, safe: bool) -> bytes:
         """Receive `size` bytes, or what there is up to the end of the stream."""
-        if self._reading is not None:
-            raise self._busy("recv")
+        if self._reading or get_ident() != self._thread:
+            raise self._refusal("recv")
         buffer = self._buffer
         data = buffer.take_exactly(size) if buffer.work < _FAIR_SHARE else None
         if data is None:
@@ -82,8 +95,8 @@ class StreamReader:
 
     def read_line(self, timeout: float, safe: bool, max_length: int) -> bytes:
         """Read a line by Nim's rules; `b""` at the end of the stream."""
-        if self._reading is not None:
-            raise self._busy("read_line")
+        if self._reading or get_ident() != self._thread:
+            raise self._refusal("read_line")
         buffer = self._buffer
         line = buffer.take_ready_line(max_length)
         if line is None:
@@ -98,8 +111,8 @@ class StreamReader:
 
     def skip(self, size: int, timeout: float, safe: bool) -> int:
         """Drop `size` bytes, or what there is up to the end of the stream; give their number."""
-        if self._reading is not None:
-            raise self._busy("skip")
+        if self._reading or get_ident() != self._thread:
+            raise self._refusal("skip")
         skipped = 0
 
         def drop() -> int | None:
@@ -115,8 +128,8 @@ class StreamReader:
 
     def recv_some(self, max_size: int, timeout: float, safe: bool, operation: str = "recv_some") -> bytes:
         """Receive what is there, at least one byte; `b""` at the end of the stream."""
-        if self._reading is not None:
-            raise self._busy(operation)
+        if self._reading or get_ident() != self._thread:
+            raise self._refusal(operation)
         buffer = self._buffer
         data = self._some(max_size) if buffer.work < _FAIR_SHARE else None
         if data is None:
@@ -128,8 +141,8 @@ class StreamReader:
 
     def recv_exactly(self, size: int, timeout: float) -> bytes:
         """Receive `size` bytes; if the stream ends before, take nothing and raise."""
-        if self._reading is not None:
-            raise self._busy("recv_exactly")
+        if self._reading or get_ident() != self._thread:
+            raise self._refusal("recv_exactly")
         buffer = self._buffer
         data = buffer.take_exactly(size) if buffer.work < _FAIR_SHARE else None
         if data is None:
@@ -145,8 +158,8 @@ class StreamReader:
 
     def recv_until(self, delimiter: bytes, max_length: int, timeout: float) -> bytes:
         """Receive up to and including `delimiter`, at most `max_length` bytes."""
-        if self._reading is not None:
-            raise self._busy("recv_until")
+        if self._reading or get_ident() != self._thread:
+            raise self._refusal("recv_until")
         buffer = self._buffer
         try:
             data = buffer.take_until(delimiter, max_length) if buffer.work < _FAIR_SHARE else None
@@ -167,8 +180,8 @@ class StreamReader:
         """Yield each line without its terminator, up to the end of the stream."""
         buffer = self._buffer
         while True:
-            if self._reading is not None:
-                raise self._busy("lines")
+            if self._reading or get_ident() != self._thread:
+                raise self._refusal("lines")
             try:
                 ready = buffer.ready_lines(max_length, bare_cr) if buffer.work < _FAIR_SHARE else None
                 if ready is None:
@@ -177,7 +190,7 @@ class StreamReader:
                 raise self._too_long("lines", "line end", limit) from None
             if ready is None:
                 self._raise_failure("lines", safe=False)
-                if buffer:
+                if buffer.has_data():
                     raise IncompleteReadError(
                         f"lines from {self._peer()}: the stream ended in a line, after {len(buffer)} "
                         f"bytes of it",
@@ -190,14 +203,14 @@ class StreamReader:
 
     def peek(self, size: int, timeout: float, safe: bool, operation: str = "peek") -> bytes:
         """Give up to `size` bytes, at least one, and take nothing; `b""` at the end of the stream."""
-        if self._reading is not None:
-            raise self._busy(operation)
+        if self._reading or get_ident() != self._thread:
+            raise self._refusal(operation)
         buffer = self._buffer
         if len(buffer) < size:
             self._check_usable(operation)
             if not buffer.eof:
                 self._receive(size)
-            if not buffer:
+            if not buffer.has_data():
                 self._wait_for(operation, self._anything, (), timeout, size)
         data = buffer.peek(size)
         if not data:
@@ -206,8 +219,8 @@ class StreamReader:
 
     def try_read_line(self, max_length: int) -> tuple[ReadLineResult, bytes]:
         """Read a line if one is complete, without waiting; else show what is there."""
-        if self._reading is not None:
-            raise self._busy("try_read_line")
+        if self._reading or get_ident() != self._thread:
+            raise self._refusal("try_read_line")
         buffer = self._buffer
         line = buffer.take_line(max_length)
         if line is None:
@@ -218,15 +231,11 @@ class StreamReader:
         if buffer.eof:
             self._raise_failure("try_read_line", safe=True)
             return ReadLineResult.DISCONNECTED, buffer.peek(max_length)
-        if buffer:
+        if buffer.has_data():
             return ReadLineResult.PARTIAL_LINE, buffer.peek(max_length)
         return ReadLineResult.NONE, b""
 
     # ------------------------------------------------------------------ state
-
-    def has_data(self) -> bool:
-        """Whether bytes are here that a read would get without the kernel."""
-        return bool(self._buffer)
 
     def close(self) -> None:
         """Drop what is here; the transport wakes who waits."""
@@ -250,7 +259,9 @@ class StreamReader:
             TimeoutError: the deadline is over, and what is in the kernel makes no answer either:
                 data that is there wins, also when the whole process was late.
         """
-        self._check_usable(operation)
+        transport = self._transport
+        if transport.closed or self._out_of_step:
+            self._check_usable(operation)
         buffer = self._buffer
         if timeout == 0:
             answer = take(*arguments)
@@ -259,18 +270,18 @@ class StreamReader:
             if answer is None and not buffer.eof:
                 raise Deadline(timeout).error(self._from_peer(operation))
             return answer
-        deadline = Deadline(timeout)
-        self._reading = gevent.getcurrent()
+        deadline = NO_DEADLINE if timeout == NO_LIMIT else Deadline(timeout)
+        self._reading = True
         try:
             if buffer.work >= _FAIR_SHARE:
-                self._transport.yield_to_loop()
+                transport.yield_to_loop()
                 self._check_usable(operation)
                 buffer.work = 0
                 answer = take(*arguments)
                 if answer is not None:
                     return answer
             while not buffer.eof:
-                if self._transport.drained:
+                if transport.drained:
                     self._wait(deadline, operation)
                 received, answer = self._receive_and_take(take, arguments, size)
                 while not received:
@@ -286,16 +297,19 @@ class StreamReader:
                 return answer
             raise deadline.error(self._from_peer(operation)) from None
         finally:
-            self._reading = None
+            self._reading = False
             deadline.close()
         return None
 
     def _wait(self, deadline: Deadline, operation: str) -> None:
         """Wait until the transport is readable; let what is queued for the peer go out first."""
-        self._writer.flush_before_wait()
+        if self._queue.size:
+            self._writer.flush_before_wait()
         deadline.arm()
-        self._transport.wait_readable()
-        self._check_usable(operation)
+        transport = self._transport
+        transport.wait_readable()
+        if transport.closed or self._out_of_step:
+            self._check_usable(operation)
         self._buffer.work = 0
 
     def _take_now(self, take: Callable[..., _T | None], arguments: tuple[Any, ...], size: int) -> _T | None:
@@ -344,16 +358,18 @@ class StreamReader:
     # ------------------------------------------------------------------ inside
 
     def _some(self, max_size: int) -> bytes | None:
-        return self._buffer.take(max_size) if self._buffer else None
+        return self._buffer.take(max_size) if self._buffer.has_data() else None
 
     def _anything(self) -> bool | None:
-        return True if self._buffer else None
+        return True if self._buffer.has_data() else None
 
     def _check_usable(self, operation: str) -> None:
         if self._transport.closed:
             raise closed_error(self._from_peer(operation))
         if self._out_of_step:
-            raise LineTooLongError(f"{self._from_peer(operation)}: the stream is out of step since {self._out_of_step}")
+            raise LineTooLongError(
+                f"{self._from_peer(operation)}: the stream is out of step since {self._out_of_step}"
+            )
 
     def _raise_failure(self, operation: str, safe: bool) -> None:
         """Raise what ended the stream; do nothing if it just ended (or was reset, and `safe`)."""
@@ -369,7 +385,9 @@ class StreamReader:
         self._buffer.clear()
         return LineTooLongError(message, limit=limit.limit)
 
-    def _busy(self, operation: str) -> BusyError:
+    def _refusal(self, operation: str) -> RuntimeError:
+        """Give the error for a caller that may not read: one too many, or in another thread."""
+        self._transport.check_thread()
         return BusyError(f"{self._from_peer(operation)}: another greenlet is already reading this stream")
 
     def _from_peer(self, operation: str) -> str:

@@ -97,7 +97,7 @@ class Socket(DataSocket):
     is `lines()`. Dropped unclosed, it closes itself with a `ResourceWarning`.
     """
 
-    __slots__ = ("__weakref__", "_buffered", "_turns")
+    __slots__ = ("__weakref__", "_buffered", "_is_stream", "_turns")
 
     def __init__(self, raw: _socket.socket, *, buffered: bool = True, peer: object = None) -> None:
         """Take over a socket of the stdlib's C type; the functions named above are the usual ways.
@@ -110,9 +110,9 @@ class Socket(DataSocket):
 
     def _setup(self, transport: PlainTransport, buffered: bool) -> None:
         self._turns: ReceiveTurns | None = None  # of those that wait in accept
-        is_stream = transport.socket.type not in (SOCK_DGRAM, SOCK_RAW)
-        self._buffered = buffered and is_stream
-        if is_stream:
+        self._is_stream = transport.socket.type not in (SOCK_DGRAM, SOCK_RAW)
+        self._buffered = buffered and self._is_stream
+        if self._is_stream:
             writer = StreamWriter(transport)
             reader = (StreamReader if buffered else UnbufferedReader)(transport, writer)
             super().__init__(transport, reader, writer)
@@ -223,6 +223,8 @@ class Socket(DataSocket):
         limit = self._timeout if timeout is None else to_milliseconds(timeout)
         safe = True if flags is _SAFE else is_safe(flags)
         transport = self._transport
+        if not self._is_stream:
+            raise ValueError("accept: needs a stream socket; datagrams have recv_from")
         turns = self._turns
         if turns is None:
             turns = self._turns = ReceiveTurns(transport)

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import gevent
+from gevent import getcurrent
 from gevent.monkey import get_original
 
 from gnet.addresses import describe_sock_addr
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     from gevent.hub import Hub
     from greenlet import greenlet
 
-__all__ = ["READ", "WRITE", "PlainTransport", "Readiness", "Transport", "yield_to_loop"]
+__all__ = ["READ", "WRITE", "PlainTransport", "Readiness", "Transport", "get_ident", "yield_to_loop"]
 
 READ: Final = 1  # the event masks of gevent's loop
 WRITE: Final = 2
 
-# In a patched process the module's own name is a greenlet's identity.
-_get_ident: Final = get_original("_thread", "get_ident")
+# The thread's identity; in a patched process the name of that module gives a greenlet's.
+get_ident: Final = get_original("_thread", "get_ident")
 
 # Without it, a send to a reset connection raises SIGPIPE where a program restored its default.
 _NO_SIGNAL: Final = getattr(_socket, "MSG_NOSIGNAL", 0)
@@ -82,6 +83,10 @@ class Transport(Protocol):
         """Have `callback` called once, in the hub, before the loop polls for I/O again."""
         ...
 
+    def check_thread(self) -> None:
+        """Raise unless the caller runs in the thread whose hub this transport belongs to."""
+        ...
+
     def in_hub(self) -> bool:
         """Whether the caller is the hub itself, which can not wait."""
         ...
@@ -99,7 +104,7 @@ def yield_to_loop(hub: Hub) -> None:
     """
     timer = hub.loop.timer(0)
     try:
-        timer.start(gevent.getcurrent().switch)
+        timer.start(getcurrent().switch)
         hub.switch()
     finally:
         timer.stop()
@@ -117,10 +122,11 @@ class Readiness:
     Nothing here refers to the socket, so one that is dropped unclosed is still collected.
     """
 
-    __slots__ = ("_callback", "_greenlet", "_hub", "_started", "_watcher")
+    __slots__ = ("_callback", "_greenlet", "_hub", "_started", "_switch", "_watcher")
 
     def __init__(self, hub: Hub, fd: int, events: int) -> None:
         self._hub = hub
+        self._switch = hub.switch
         self._watcher: Any = hub.loop.io(fd, events, ref=False)
         self._started = False
         self._greenlet: greenlet | None = None
@@ -133,13 +139,13 @@ class Readiness:
             return
         if self._greenlet is not None:
             raise RuntimeError("two greenlets wait for one direction of one descriptor")
-        self._greenlet = gevent.getcurrent()
+        self._greenlet = getcurrent()
         if not self._started:
             watcher.start(self._on_event)
             self._started = True
         watcher.ref = True
         try:
-            self._hub.switch()
+            self._switch()
         finally:
             self._greenlet = None
             if self._watcher is not None:
@@ -216,7 +222,7 @@ class PlainTransport:
         self.closed = False
         self._released = False  # the descriptor is no longer ours
         self._hub: Hub = gevent.get_hub()
-        self._thread = _get_ident()
+        self._thread = get_ident()
         # Both are made by the first wait: many sockets never wait for one of the two.
         self._readable: Readiness | None = None
         self._writable: Readiness | None = None
@@ -230,7 +236,7 @@ class PlainTransport:
         Raises:
             OSError: as the kernel has it; the first one is kept in `failure`.
         """
-        if _get_ident() != self._thread:
+        if get_ident() != self._thread:
             raise self._wrong_thread()
         try:
             data = self.socket.recv(size)
@@ -245,7 +251,7 @@ class PlainTransport:
 
     def peek(self, size: int) -> bytes | None:
         """As `receive`, but leave the bytes in the kernel."""
-        if _get_ident() != self._thread:
+        if get_ident() != self._thread:
             raise self._wrong_thread()
         try:
             return self.socket.recv(size, _socket.MSG_PEEK)
@@ -261,7 +267,7 @@ class PlainTransport:
         Raises:
             OSError: as the kernel has it; the first one is kept in `failure`.
         """
-        if _get_ident() != self._thread:
+        if get_ident() != self._thread:
             raise self._wrong_thread()
         try:
             return self.socket.send(data, _NO_SIGNAL)
@@ -280,13 +286,13 @@ class PlainTransport:
             if self._released:
                 return
             readiness = self._readable = Readiness(self._hub, self.socket.fileno(), READ)
-        if _get_ident() != self._thread:
+        if get_ident() != self._thread:
             raise self._wrong_thread()
         readiness.wait()
 
     def wait_writable(self) -> None:
         """Wait until the descriptor is writable or this transport was closed."""
-        if _get_ident() != self._thread:
+        if get_ident() != self._thread:
             raise self._wrong_thread()
         readiness = self._write_readiness()
         if readiness is not None:
@@ -306,7 +312,7 @@ class PlainTransport:
 
     def yield_to_loop(self) -> None:
         """Let the loop serve others once."""
-        if _get_ident() != self._thread:
+        if get_ident() != self._thread:
             raise self._wrong_thread()
         yield_to_loop(self._hub)
 
@@ -314,7 +320,7 @@ class PlainTransport:
 
     def accept(self) -> tuple[_socket.socket, Any] | None:
         """Accept one connection: its socket and the peer's socket address; `None` if there is none."""
-        if _get_ident() != self._thread:
+        if get_ident() != self._thread:
             raise self._wrong_thread()
         socket = self.socket
         try:
@@ -329,7 +335,7 @@ class PlainTransport:
 
         EINPROGRESS and EALREADY: wait until the descriptor is writable, then call this again.
         """
-        if _get_ident() != self._thread:
+        if get_ident() != self._thread:
             raise self._wrong_thread()
         code = self.socket.connect_ex(sockaddr)
         return 0 if code == errno.EISCONN else code
@@ -347,16 +353,16 @@ class PlainTransport:
 
     def check_thread(self) -> None:
         """Raise unless the caller runs in the thread whose hub this transport belongs to."""
-        if _get_ident() != self._thread:
+        if get_ident() != self._thread:
             raise self._wrong_thread()
 
     def in_own_thread(self) -> bool:
         """Whether the caller runs in the thread whose hub this transport belongs to."""
-        return bool(_get_ident() == self._thread)
+        return bool(get_ident() == self._thread)
 
     def in_hub(self) -> bool:
         """Whether the caller is the hub itself, which can not wait."""
-        return gevent.getcurrent() is self._hub
+        return getcurrent() is self._hub
 
     # ------------------------------------------------------------------ giving up the descriptor
 
@@ -408,5 +414,5 @@ class PlainTransport:
     def _wrong_thread(self) -> RuntimeError:
         return RuntimeError(
             f"the socket connected with {self.describe()} belongs to the hub of another thread "
-            f"({self._thread}); this is thread {_get_ident()}"
+            f"({self._thread}); this is thread {get_ident()}"
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import gevent
 from gevent.lock import Semaphore
 
-from gnet.deadlines import Deadline
+from gnet.deadlines import NO_DEADLINE, NO_LIMIT, Deadline
 from gnet.errors import closed_error
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class ReceiveTurns:
             answer = attempt()
             if answer is not None:
                 return answer
-        deadline = Deadline(timeout)
+        deadline = Deadline(timeout) if timeout != NO_LIMIT else NO_DEADLINE
         if timeout == 0:
             raise deadline.error(operation)
         if turn is None:

@@ -78,17 +78,18 @@ class StreamWriter:
         "_cut_after",
         "_flush_scheduled",
         "_in_background",
-        "_queue",
         "_since_visit",
         "_state",
         "_transport",
         "_turn",
         "coalesce",
+        "queue",
     )
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._queue = WriteQueue()
+        self.queue = WriteQueue()
+        """Bytes that a send took and the kernel has not; for others to look at."""
         self._state = _State.OPEN
         self._cut_after = 0  # in BROKEN: how many bytes of the message went
         self._flush_scheduled = False
@@ -111,7 +112,7 @@ class StreamWriter:
         """
         if self._state is not _State.OPEN:
             raise self._state_error("send")
-        queue = self._queue
+        queue = self.queue
         transport = self._transport
         size = len(data)
         if input_waits and self.coalesce and queue.size + size <= _QUEUE_LIMIT:
@@ -154,7 +155,7 @@ class StreamWriter:
             return False
         if self._turn is not None and self._turn.locked():
             return False
-        queue = self._queue
+        queue = self.queue
         if input_waits and self.coalesce and queue.size + len(data) <= _QUEUE_LIMIT:
             self.send(data, 0, input_waits)
             return True
@@ -179,12 +180,12 @@ class StreamWriter:
             if self._state is _State.SHUT:
                 return
             raise self._state_error(operation)
-        if self._queue.size or (self._turn is not None and self._turn.locked()):
+        if self.queue.size or (self._turn is not None and self._turn.locked()):
             self._send_waiting(b"", 0, timeout, operation)
 
     def flush_before_wait(self) -> None:
         """Send what the kernel takes of the queue now, and the rest in the background. Never raises."""
-        if self._queue.size and not (self._turn is not None and self._turn.locked()):
+        if self.queue.size and not (self._turn is not None and self._turn.locked()):
             self._try_flush()
 
     def shut(self) -> None:
@@ -194,7 +195,7 @@ class StreamWriter:
     @property
     def unsent(self) -> int:
         """Bytes that a send took and the kernel has not."""
-        return self._queue.size
+        return self.queue.size
 
     def close(self, timeout: float) -> bool:
         """Refuse further sends and give the kernel what is queued, waiting up to `timeout`.
@@ -209,7 +210,7 @@ class StreamWriter:
         whole = self._state is not _State.BROKEN and not (self._turn is not None and self._turn.locked())
         self._state = _State.CLOSED
         self._in_background = False
-        queue = self._queue
+        queue = self.queue
         transport = self._transport
         deadline = Deadline(timeout)
         try:
@@ -263,7 +264,7 @@ class StreamWriter:
             expired = isinstance(error, gevent.Timeout) and deadline.owns(error)
             if expired and mine and not transport.closed:
                 sent += self._last_try(memoryview(data)[sent:])
-                if sent == len(data) and not self._queue.size:
+                if sent == len(data) and not self.queue.size:
                     return
             if 0 < sent < len(data):
                 self._state = _AFTER_CUT.get(self._state, self._state)
@@ -279,11 +280,11 @@ class StreamWriter:
             deadline.close()
             if mine:
                 turn.release()
-                if self._queue.size:
+                if self.queue.size:
                     self._flush_in_background()
 
     def _send_queue(self, deadline: Deadline, operation: str) -> None:
-        queue = self._queue
+        queue = self.queue
         try:
             while queue.size:
                 queue.discard(self._wait_and_send(queue.joined(), deadline, operation))
@@ -310,15 +311,15 @@ class StreamWriter:
     def _last_try(self, rest: memoryview) -> int:
         """After the deadline: send what the kernel takes now. Room that is there wins over time."""
         try:
-            if self._queue.size:
-                self._queue.discard(self._transport.send(self._queue.joined()))
-            return self._transport.send(rest) if len(rest) and not self._queue.size else 0
+            if self.queue.size:
+                self.queue.discard(self._transport.send(self.queue.joined()))
+            return self._transport.send(rest) if len(rest) and not self.queue.size else 0
         except OSError:
             return 0  # kept by the transport; the next call raises it
 
     def _try_flush(self) -> bool:
         """Send what the kernel takes of the queue; have the rest sent in the background."""
-        queue = self._queue
+        queue = self.queue
         try:
             sent = self._transport.send(queue.joined())
             queue.discard(sent)
@@ -355,8 +356,8 @@ class StreamWriter:
     def _cut_queue(self) -> None:
         """What was queued can not be sent: the transport keeps the error, the next call raises."""
         self._state = _AFTER_CUT.get(self._state, self._state)
-        self._cut_after = self._queue.went
-        self._queue.clear()
+        self._cut_after = self.queue.went
+        self.queue.clear()
         self._end_background()
 
     def _check_open(self, operation: str) -> None:

@@ -1,0 +1,403 @@
+"""gnet.buffers: what it costs. Time that grows with the bytes and no faster, work counted, memory let go of.
+
+Where one segment holds all, the cost is counted and not measured: the segment is of a class that keeps account
+of what is searched, copied and split. Fault rows C7 to C9 (many lines, many segments) compare the processor
+time of a job with that of a quarter of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+from gnet.buffers import LimitReachedError, ReadBuffer
+from tests.test_buffers import (
+    BLOCK,
+    JOINED,
+    NO_LIMIT,
+    Lines,
+    all_kinds,
+    bare_cr_lines,
+    filled,
+    nim_kinds,
+    nim_lines,
+    py_lines,
+    rest_of,
+)
+
+pytestmark = pytest.mark.plain_only  # pure code: nothing that patching could change
+
+CHUNK: Final = 256 * 1024  # the largest single read of a connection
+
+Ask = Callable[[ReadBuffer, int], "bytes | None"]
+
+# One message by each way to take one; what ends it is LF, or ";" for the delimiter
+
+
+def ask_line(buffer: ReadBuffer, limit: int) -> bytes | None:
+    return buffer.take_line(limit)
+
+
+def ask_python_line(buffer: ReadBuffer, limit: int, bare_cr: bool = False) -> bytes | None:
+    ready = buffer.ready_lines(limit, bare_cr)
+    return ready.pop() if ready else None
+
+
+def ask_bare_cr_line(buffer: ReadBuffer, limit: int) -> bytes | None:
+    return ask_python_line(buffer, limit, bare_cr=True)
+
+
+def ask_until(buffer: ReadBuffer, limit: int) -> bytes | None:
+    return buffer.take_until(b";", limit + 1)
+
+
+def ask_exactly(buffer: ReadBuffer, limit: int) -> bytes | None:
+    return buffer.take_exactly(limit + 1)
+
+
+# C7 to C9: many lines, many segments
+
+
+def cpu_seconds(run: Callable[[int], object], count: int) -> float:
+    """Give the CPU time of this process for `run(count)`, the better of two."""
+    seconds = []
+    for _ in range(2):
+        start = time.process_time()
+        run(count)
+        seconds.append(time.process_time() - start)
+    return min(seconds)
+
+
+def assert_linear(run: Callable[[int], object], count: int) -> None:
+    """Four times as much must cost about four times as much; it would be sixteen if quadratic."""
+    a_quarter = cpu_seconds(run, count // 4)
+    assert cpu_seconds(run, count) < 8 * a_quarter
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@nim_kinds
+def test_c7_a_million_blank_lines_cost_linear_time(end: bytes, lines: Lines) -> None:
+    def read_blank_lines(count: int) -> None:
+        found = Counter(lines(filled(end * count + b"x"), 65536))
+        assert found == {b"": count}
+
+    assert_linear(read_blank_lines, 1_000_000)
+
+
+def test_c7_a_million_blank_lines_cost_linear_time_as_python_lines_in_segments() -> None:
+    def read_blank_lines(count: int) -> None:
+        buffer = ReadBuffer()
+        found = 0
+        for _ in range(count // 1000):
+            buffer.feed(b"\r\n" * 1000)
+            found += sum(1 for _ in py_lines(buffer, 65536))
+        assert found == count
+
+    assert_linear(read_blank_lines, 1_000_000)
+
+
+@pytest.mark.parametrize("ask", [ask_line, ask_python_line, ask_bare_cr_line, ask_until, ask_exactly])
+def test_c8_a_message_in_a_million_segments_of_one_byte_costs_linear_time(ask: Ask) -> None:
+    end = b";" if ask is ask_until else b"\n"
+
+    def read_one_message(count: int) -> None:
+        buffer = ReadBuffer()
+        for _ in range(count):
+            buffer.feed(b"x")
+            if ask(buffer, count) is not None:
+                pytest.fail("an answer without an end")
+        buffer.feed(end)
+        message = ask(buffer, count)
+        assert message is not None
+        assert message.rstrip(end) == b"x" * count
+        assert not buffer
+
+    assert_linear(read_one_message, 1_000_000)
+
+
+@pytest.mark.parametrize("ask", [ask_python_line, ask_until, lambda buffer, limit: buffer.take_until(b"\r\n", limit)])
+def test_c8_segments_that_each_end_with_a_cr_cost_linear_time(ask: Ask) -> None:
+    def read_one_message(count: int) -> None:
+        buffer = ReadBuffer()
+        for _ in range(count):
+            buffer.feed(b"xyz\r")
+            if ask(buffer, NO_LIMIT) is not None:
+                pytest.fail("an answer without an end")
+        buffer.feed(b"\n;")
+        message = ask(buffer, NO_LIMIT)
+        assert message is not None
+        assert message.rstrip(b"\r\n;") == (b"xyz\r" * count)[:-1]
+
+    assert_linear(read_one_message, 200_000)
+
+
+@all_kinds
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_c9_a_hundred_thousand_lines_in_one_segment_come_in_order(end: bytes, lines: Lines) -> None:
+    expected = [b"%d" % number for number in range(100_000)]
+    buffer = filled(end.join(expected) + end)
+    assert list(lines(buffer, 65536)) == expected
+    assert not buffer
+
+
+# Hostile patterns in one segment
+
+
+class Watched(bytes):
+    """Bytes that keep account of what is done with them, and so does all that is cut out of them."""
+
+    looked_at = 0  # bytes searched, split or copied, by all objects of this class
+    pieces = 0  # objects made by splitting
+
+    def find(self, sub: Any, start: Any = 0, end: Any = None) -> int:
+        at = super().find(sub, start, end)
+        self._look((len(self) if end is None else min(end, len(self)) if at < 0 else at) - start)
+        return at
+
+    def rfind(self, sub: Any, start: Any = 0, end: Any = None) -> int:
+        at = super().rfind(sub, start, end)
+        self._look((len(self) if end is None else min(end, len(self))) - max(start, at))
+        return at
+
+    def count(self, *arguments: Any) -> int:
+        self._look(len(self))
+        return super().count(*arguments)
+
+    def __contains__(self, item: Any) -> bool:
+        self._look(len(self))
+        return super().__contains__(item)
+
+    def replace(self, *arguments: Any) -> Watched:
+        self._look(len(self))
+        return Watched(super().replace(*arguments))
+
+    def split(self, *arguments: Any) -> list[bytes]:
+        return self._split_into(super().split(*arguments))
+
+    def splitlines(self, keepends: Any = False) -> list[bytes]:
+        return self._split_into(super().splitlines(keepends))
+
+    def __getitem__(self, key: Any) -> Any:
+        cut = super().__getitem__(key)
+        if isinstance(cut, int):
+            return cut
+        self._look(len(cut))
+        return Watched(cut)
+
+    def _look(self, count: int) -> None:
+        Watched.looked_at += count
+
+    def _split_into(self, made: list[bytes]) -> list[bytes]:
+        self._look(len(self))
+        Watched.pieces += len(made)
+        return made
+
+
+# Bounds for one answer where a pattern wants the worst: some 5 µs each.
+LOOKED_AT: Final = 4 * BLOCK
+PIECES: Final = 300
+
+
+def watched(unit: bytes, size: int = CHUNK) -> ReadBuffer:
+    """Give a buffer with one segment, `unit` over and over, that keeps account from now on."""
+    buffer = filled(Watched(unit * (size // len(unit))))
+    Watched.looked_at = Watched.pieces = 0
+    return buffer
+
+
+def assert_cost(answers: int, size: int, looked_at: float, pieces: float) -> None:
+    """Compare the account of `size` bytes with its bounds, for all and for each answer."""
+    assert Watched.looked_at >= size * 0.9, "the account is blind: the buffer reads in some other way"
+    assert Watched.looked_at <= looked_at
+    assert Watched.pieces <= pieces * answers
+
+
+@pytest.mark.parametrize("unit", [b"\r", b"a\r", b"a\n", b"a\r\n", b"x" * 79 + b"\n"])
+@nim_kinds
+def test_many_lines_in_a_row_are_split_once(unit: bytes, lines: Lines) -> None:
+    found = sum(1 for _ in lines(watched(unit), 65536))
+    assert found in (CHUNK // len(unit), CHUNK // len(unit) - 1)
+    assert_cost(found, CHUNK, looked_at=12 * CHUNK, pieces=1.5)
+
+
+@pytest.mark.parametrize("unit", [b"\n", b"a\n", b"a\r\n", b"\r\r\n", b"\r" * 99 + b"\n", b"x" * 79 + b"\n"])
+def test_many_python_lines_in_a_row_are_split_at_most_twice(unit: bytes) -> None:
+    found = sum(1 for _ in py_lines(watched(unit), 65536))
+    assert found == CHUNK // len(unit)
+    # Twice if lone CRs were taken for ends at first.
+    assert_cost(found, CHUNK, looked_at=12 * CHUNK, pieces=3 + unit.count(b"\r"))
+
+
+@pytest.mark.parametrize("limit", [1, 100, BLOCK - 1])
+def test_lone_crs_under_a_small_limit_are_searched_a_block_each_at_most(limit: int) -> None:
+    found = sum(1 for _ in bare_cr_lines(watched(b"a\r"), limit))
+    assert found == CHUNK // 2 - 1
+    assert_cost(found, CHUNK, looked_at=LOOKED_AT * found, pieces=3)
+
+
+@pytest.mark.parametrize(
+    ("unit", "count", "size"),
+    [
+        (b"$3\r\nabc\r\n", 1, 5),
+        (b"a\rx", 1, 1),
+        (b"A\nB\n\nxx", 3, 2),
+        (b"A\nB\nC\n\nxx", 4, 2),
+        (b"\n\n\n\nx", 4, 1),
+        (b"\r\r\r\rx", 4, 1),
+        (b"\r\n\r\n\r\n\r\n\r\nx", 5, 1),
+    ],
+)
+def test_lines_and_bytes_in_turns_do_not_split_the_segment_again_and_again(
+    unit: bytes, count: int, size: int
+) -> None:
+    buffer = watched(unit)  # as RESP and HTTP: lines, then counted data
+    found = 0
+    while buffer:
+        for _ in range(count):
+            assert buffer.take_line(65536) is not None
+            found += 1
+        assert buffer.take_exactly(size) is not None
+    assert found == CHUNK // len(unit) * count
+    assert_cost(found, CHUNK, looked_at=LOOKED_AT * found, pieces=PIECES)
+
+
+@pytest.mark.parametrize(
+    "look", [len, lambda buffer: buffer.peek(1), lambda buffer: buffer.take(0)], ids=["len", "peek", "take"]
+)
+@pytest.mark.parametrize("bare_cr", [False, True])
+def test_a_look_after_each_ready_line_does_not_split_the_segment_again_and_again(
+    look: Callable[[ReadBuffer], object], bare_cr: bool
+) -> None:
+    buffer = watched(b"\n", 4 * BLOCK)
+    found = 0
+    while ready := buffer.ready_lines(65536, bare_cr):
+        ready.pop()
+        found += 1
+        look(buffer)
+    assert found == 4 * BLOCK
+    assert_cost(found, 4 * BLOCK, looked_at=LOOKED_AT * found, pieces=PIECES)
+
+
+@pytest.mark.parametrize("unit", [b"\n", b"a\r\n", b"x" * 79 + b"\n"])
+def test_the_kinds_of_lines_in_turns_do_not_split_the_segment_again_and_again(unit: bytes) -> None:
+    buffer = watched(unit, 8 * BLOCK)
+    found = 0
+    for ask in itertools.cycle([ask_line, ask_python_line, ask_bare_cr_line]):
+        if ask(buffer, 65536) is None:
+            break
+        found += 1
+    assert found == 8 * BLOCK // len(unit)
+    assert_cost(found, 8 * BLOCK, looked_at=LOOKED_AT * found, pieces=PIECES)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100, BLOCK, 3 * BLOCK])
+def test_parts_of_a_line_without_end_are_searched_a_block_and_a_part_each_at_most(limit: int) -> None:
+    buffer = watched(b"x")
+    parts = 0
+    while buffer.take_line(limit) is not None:
+        parts += 1
+    assert parts == (CHUNK - 1) // limit
+    assert_cost(parts, CHUNK, looked_at=4 * (BLOCK + limit) * (parts + 1), pieces=0)
+
+
+def test_a_limit_below_a_block_does_not_make_a_list_of_lines_dear_to_ask_for() -> None:
+    def one_line_for_each_list(limit: int) -> None:
+        buffer = filled(b"\n" * 20_000)
+        while ready := buffer.ready_lines(limit, False):
+            ready.pop()
+
+    # To look for the longest of all the lines each time was 400 times as dear.
+    assert cpu_seconds(lambda _: one_line_for_each_list(BLOCK - 1), 0) < 20 * cpu_seconds(
+        lambda _: one_line_for_each_list(BLOCK), 0
+    )
+
+
+# The count of work, for whoever shares the processor fairly
+
+
+def test_work_is_one_for_each_line_and_take_and_one_for_each_512_bytes() -> None:
+    buffer = filled(b"1\n2\n" + b"x" * 5120 + b"yz")
+    assert buffer.work == 0
+    assert [buffer.take_line(9), buffer.take_line(9)] == [b"1", b"2"]
+    assert buffer.work == 2
+    buffer.take(5120)
+    assert buffer.work == 2 + 1 + 10
+    buffer.take(1)
+    assert buffer.work == 2 + 1 + 10 + 1
+
+
+def test_work_counts_the_bytes_that_a_take_gave_and_not_those_it_asked_for() -> None:
+    buffer = filled(b"abc")
+    assert buffer.take(1_000_000) == b"abc"
+    assert buffer.work == 1
+
+
+@all_kinds
+def test_work_counts_lines_that_are_split_ahead(lines: Lines) -> None:
+    buffer = filled(b"a\n" * 1000)
+    assert len(list(lines(buffer, 65536))) == 1000
+    assert buffer.work == 1000
+
+
+# Memory
+
+
+def held_bytes(buffer: ReadBuffer) -> int:
+    """Give the memory of the objects that a buffer holds, wherever in it."""
+    return sum(sys.getsizeof(held) for held in gc.get_referents(buffer) if not isinstance(held, type))
+
+
+@pytest.mark.parametrize("ask", [ask_line, ask_python_line, ask_bare_cr_line, ask_until, ask_exactly])
+@pytest.mark.parametrize("left", [b"", b"ab"])
+@all_kinds
+def test_a_buffer_that_has_no_answer_holds_only_what_was_not_taken(lines: Lines, left: bytes, ask: Ask) -> None:
+    count = CHUNK // 4
+    buffer = filled(b"abc\n" * count + left)
+    for _ in itertools.islice(lines(buffer, 65536), count):
+        pass
+    assert ask(buffer, 99) is None
+    assert held_bytes(buffer) < 1024
+    assert rest_of(buffer) == left
+
+
+def test_a_buffer_that_holds_a_segment_is_seen_to_hold_it() -> None:
+    # Else the test above could not fail.
+    assert held_bytes(filled(b"x" * CHUNK)) >= CHUNK
+    assert held_bytes(filled(b"x" * JOINED * 2, b"y")) >= JOINED * 2
+
+
+@pytest.mark.parametrize("segment", [1, 100, 4000, CHUNK])
+@pytest.mark.parametrize("ask", [ask_python_line, ask_bare_cr_line, ask_until])
+def test_a_message_without_end_raises_before_it_holds_more_than_the_limit_and_a_segment(
+    ask: Ask, segment: int
+) -> None:
+    buffer = ReadBuffer()
+    fed = 0
+    with pytest.raises(LimitReachedError):
+        while fed < 2 * CHUNK:
+            buffer.feed(b"x" * segment)
+            fed += segment
+            assert ask(buffer, 65536) is None
+    assert 65536 <= fed <= 65536 + segment
+
+
+def test_a_line_without_end_in_parts_never_holds_more_than_the_limit_and_two_segments() -> None:
+    buffer = ReadBuffer()
+    most = given = 0
+    for _ in range(500):
+        buffer.feed(b"x" * 4000)
+        while part := buffer.take_line(65536):
+            given += len(part)
+        most = max(most, held_bytes(buffer))
+    assert given + len(buffer) == 500 * 4000
+    # A bytearray that grows has an eighth to spare.
+    assert most <= 1.2 * (65536 + 2 * 4000)
+
+

@@ -1,0 +1,554 @@
+"""gnet.buffers: what each call answers. Fault rows C2 to C5 (lines at the limit, NUL bytes, lone CRs).
+
+Any order of calls is tested in test_buffer_model.py, time and memory (fault rows C7 to C9) in
+test_buffer_costs.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+import pytest
+
+from gnet.buffers import LimitReachedError, ReadBuffer, WriteQueue
+
+pytestmark = pytest.mark.plain_only  # pure code: nothing that patching could change
+
+NO_LIMIT: Final = 10_000_000
+
+# What the buffer joins at most, and what it splits ahead at most. The tests hold for any other sizes,
+# but it is around these that mistakes would hide.
+JOINED: Final = 4096
+BLOCK: Final = 8192
+
+Lines = Callable[[ReadBuffer, int], Iterator[bytes]]
+
+# Readers: all lines that are complete, without their terminators, by each way to take them
+
+
+def nim_lines(buffer: ReadBuffer, limit: int) -> Iterator[bytes]:
+    while (line := buffer.take_line(limit)) is not None:
+        yield b"" if line == b"\r\n" else line
+
+
+def py_lines(buffer: ReadBuffer, limit: int, bare_cr: bool = False) -> Iterator[bytes]:
+    while (ready := buffer.ready_lines(limit, bare_cr)) is not None:
+        assert ready
+        while ready:
+            yield ready.pop()
+
+
+def bare_cr_lines(buffer: ReadBuffer, limit: int) -> Iterator[bytes]:
+    return py_lines(buffer, limit, bare_cr=True)
+
+
+nim_kinds = pytest.mark.parametrize("lines", [nim_lines, bare_cr_lines])
+py_kinds = pytest.mark.parametrize("lines", [py_lines, bare_cr_lines])
+all_kinds = pytest.mark.parametrize("lines", [nim_lines, py_lines, bare_cr_lines])
+
+
+def filled(*arrivals: bytes) -> ReadBuffer:
+    buffer = ReadBuffer()
+    for data in arrivals:
+        buffer.feed(data)
+    return buffer
+
+
+def rest_of(buffer: ReadBuffer) -> bytes:
+    return buffer.peek(NO_LIMIT)
+
+
+def read_all(arrivals: Iterable[bytes], lines: Lines) -> tuple[list[bytes], bytes]:
+    """Read lines after each arrival and once more at the end; give them and what is left."""
+    buffer = ReadBuffer()
+    found = []
+    for data in arrivals:
+        buffer.feed(data)
+        found += lines(buffer, NO_LIMIT)
+    buffer.feed_eof()
+    found += lines(buffer, NO_LIMIT)
+    return found, rest_of(buffer)
+
+
+# Lines do not depend on chunks
+
+
+def whole(wire: bytes) -> list[bytes]:
+    return [wire]
+
+
+def byte_by_byte(wire: bytes) -> list[bytes]:
+    return [wire[at : at + 1] for at in range(len(wire))]
+
+
+def in_threes(wire: bytes) -> list[bytes]:
+    return [wire[at : at + 3] for at in range(0, len(wire), 3)]
+
+
+cuts = pytest.mark.parametrize("cut", [whole, byte_by_byte, in_threes])
+
+NUMBERS: Final = [b"%d" % number for number in range(40)]
+
+# The wire, its lines where LF, CRLF and a lone CR end one, and what is left.
+NIM_CASES: Final = [
+    (b"", [], b""),
+    (b"a", [], b"a"),
+    (b"\n", [b""], b""),
+    (b"\r\n", [b""], b""),
+    (b"\r", [b""], b""),
+    (b"a\nb\r\nc\rd\n", [b"a", b"b", b"c", b"d"], b""),
+    (b"a\nb", [b"a"], b"b"),
+    (b"a\r\nb\rc", [b"a", b"b"], b"c"),
+    (b"a\r", [b"a"], b""),
+    (b"a\r\r", [b"a", b""], b""),
+    (b"a\r\r\nb\n", [b"a", b"", b"b"], b""),
+    (b"a\n\rb\n", [b"a", b"", b"b"], b""),
+    (b"\n\n\r\n\r\n\r\r", [b""] * 6, b""),
+    (b"\r\n" * 9 + b"a", [b""] * 9, b"a"),
+    (b"\0\n\0\0\r\n\0", [b"\0", b"\0\0"], b"\0"),
+    (b" a \t\n", [b" a \t"], b""),
+    # What ends a line of a str, but none of bytes.
+    (b"\x0b\x0c\x1c\x1d\x1e\x85\xe2\x80\xa8\n\xff\n", [b"\x0b\x0c\x1c\x1d\x1e\x85\xe2\x80\xa8", b"\xff"], b""),
+    (b"\n".join(NUMBERS), NUMBERS[:-1], NUMBERS[-1]),
+    (b"\r\n".join(NUMBERS) + b"\r\n", NUMBERS, b""),
+    (b"\r".join(NUMBERS) + b"\r", NUMBERS, b""),
+    (b"a\rb\r\nc\n" * 12, [b"a", b"b", b"c"] * 12, b""),
+]
+
+# The same where a lone CR is data.
+PY_CASES: Final = [
+    (b"", [], b""),
+    (b"a", [], b"a"),
+    (b"\n", [b""], b""),
+    (b"\r\n", [b""], b""),
+    (b"\r", [], b"\r"),
+    (b"a\nb\r\nc\rd\n", [b"a", b"b", b"c\rd"], b""),
+    (b"a\nb\r", [b"a"], b"b\r"),
+    (b"a\r\r\nb\n", [b"a\r", b"b"], b""),
+    (b"a\n\rb\n", [b"a", b"\rb"], b""),
+    (b"\r\r\n\r\r\r\n", [b"\r", b"\r\r"], b""),
+    (b"\r\n" * 9 + b"a", [b""] * 9, b"a"),
+    (b"\0\n\0\r\0\r\n\0", [b"\0", b"\0\r\0"], b"\0"),
+    (b"\x0b\x0c\x1c\x1d\x1e\x85\xe2\x80\xa8\n\xff\n", [b"\x0b\x0c\x1c\x1d\x1e\x85\xe2\x80\xa8", b"\xff"], b""),
+    (b"\n".join(NUMBERS), NUMBERS[:-1], NUMBERS[-1]),
+    (b"\r\n".join(NUMBERS) + b"\r\n", NUMBERS, b""),
+    (b"\r".join(NUMBERS) + b"\r", [], b"\r".join(NUMBERS) + b"\r"),
+    (b"a\rb\r\nc\n" * 12, [b"a\rb", b"c"] * 12, b""),
+]
+
+
+@nim_kinds
+@cuts
+@pytest.mark.parametrize(("wire", "expected", "left"), NIM_CASES)
+def test_nim_lines_do_not_depend_on_chunks(
+    wire: bytes, expected: list[bytes], left: bytes, cut: Callable[[bytes], list[bytes]], lines: Lines
+) -> None:
+    assert read_all(cut(wire), lines) == (expected, left)
+
+
+@cuts
+@pytest.mark.parametrize(("wire", "expected", "left"), PY_CASES)
+def test_python_lines_do_not_depend_on_chunks(
+    wire: bytes, expected: list[bytes], left: bytes, cut: Callable[[bytes], list[bytes]]
+) -> None:
+    assert read_all(cut(wire), py_lines) == (expected, left)
+
+
+@nim_kinds
+@pytest.mark.parametrize(("wire", "expected", "left"), NIM_CASES)
+def test_nim_lines_do_not_depend_on_where_the_one_cut_is(
+    wire: bytes, expected: list[bytes], left: bytes, lines: Lines
+) -> None:
+    for at in range(len(wire) + 1):
+        assert read_all([wire[:at], wire[at:]], lines) == (expected, left), f"cut at {at}"
+
+
+@pytest.mark.parametrize(("wire", "expected", "left"), PY_CASES)
+def test_python_lines_do_not_depend_on_where_the_one_cut_is(
+    wire: bytes, expected: list[bytes], left: bytes
+) -> None:
+    for at in range(len(wire) + 1):
+        assert read_all([wire[:at], wire[at:]], py_lines) == (expected, left), f"cut at {at}"
+
+
+@all_kinds
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("edge", [JOINED, BLOCK, 2 * BLOCK])
+def test_lines_do_not_depend_on_the_sizes_inside(edge: int, end: bytes, lines: Lines) -> None:
+    for length in range(edge - 12, edge + 3):
+        # Four lines ahead, so that the long one is at the edge of a block that is split ahead.
+        expected = [b"1", b"2", b"3", b"4", b"x" * length, b"", b"6"]
+        wire = end.join(expected) + end
+        for at in (0, 4 * (1 + len(end)) + length, 4 * (1 + len(end)) + length + 1, len(wire)):
+            assert read_all([wire[:at], wire[at:]], lines) == (expected, b""), f"{length} bytes, cut at {at}"
+
+
+@nim_kinds
+@pytest.mark.parametrize("length", range(BLOCK - 12, BLOCK + 3))
+def test_lone_crs_at_the_edge_of_a_block_end_lines(length: int, lines: Lines) -> None:
+    expected = [b"1", b"2", b"3", b"4", b"x" * length, b"", b"y" * length]
+    assert read_all([b"\r".join(expected) + b"\r"], lines) == (expected, b"")
+
+
+# Lines one at a time among other calls
+
+
+def test_blank_lines_are_crlf_and_no_line_is_none() -> None:
+    buffer = filled(b"\n\r\n\r\r\n")
+    assert [buffer.take_line(9) for _ in range(5)] == [b"\r\n", b"\r\n", b"\r\n", b"\r\n", None]
+    assert filled(b"a").take_line(9) is None
+
+
+def test_a_line_limit_of_zero_gives_nothing_and_takes_nothing() -> None:
+    for wire in (b"", b"a\n", b"\n"):
+        buffer = filled(wire)
+        assert (buffer.take_line(0), rest_of(buffer)) == (b"", wire)
+
+
+def test_a_line_limit_of_zero_takes_nothing_from_lines_split_ahead_either() -> None:
+    # Once, a blank line that had been split ahead was given as b"", and was gone.
+    for zero in (ReadBuffer.take_line, ReadBuffer.take_ready_line):
+        buffer = filled(b"1\n2\n3\n4\n\n6\n")
+        assert [buffer.take_line(9) for _ in range(4)] == [b"1", b"2", b"3", b"4"]
+        zero(buffer, 0)
+        assert buffer.take_line(9) == b"\r\n"
+        assert buffer.take_line(9) == b"6"
+
+
+def test_a_line_is_found_after_a_search_for_crlf_found_none() -> None:
+    # Once, the search for the delimiter CRLF and that for any line end shared one mark.
+    buffer = filled(b"abc\ndef")
+    assert buffer.take_until(b"\r\n", 100) is None
+    assert buffer.take_line(100) == b"abc"
+    with pytest.raises(LimitReachedError):
+        filled(b"abc\n").take_until(b"\r\n", 2)
+    buffer = filled(b"abc\rdef")
+    assert buffer.take_until(b"\r\n", 100) is None
+    assert buffer.ready_lines(100, True) == [b"abc"]
+
+
+def test_a_delimiter_is_found_after_a_search_for_another_found_none() -> None:
+    delimiters = [b"\n", b"\r", b"\r\n", b"\n\r", b"|", b"x|"]
+    for first, second in itertools.permutations(delimiters, 2):
+        buffer = filled(b"a" + second + b"b")
+        if first not in second:
+            assert buffer.take_until(first, 100) is None
+        assert buffer.take_until(second, 100) == b"a" + second
+        assert rest_of(buffer) == b"b"
+
+
+def test_ready_lines_that_were_not_popped_are_there_for_whoever_reads_next() -> None:
+    for take, expected in {
+        (lambda buffer: buffer.take(3)): b"b\nc",
+        (lambda buffer: buffer.peek(3)): b"b\nc",
+        (lambda buffer: buffer.take_line(9)): b"b",
+        (lambda buffer: buffer.take_until(b"c", 9)): b"b\nc",
+        len: 4,
+    }.items():
+        buffer = filled(b"a\nb\nc\n")
+        ready = buffer.ready_lines(9, False)
+        assert ready is not None
+        assert ready.pop() == b"a"
+        assert take(buffer) == expected
+        assert ready == [], "the loop over these lines would read them a second time"
+
+
+def test_lines_over_a_limit_that_became_smaller_are_not_given() -> None:
+    # Once, a limit of 8,192 and more was never compared with what had been split ahead.
+    for length, limit in ((10_000, BLOCK), (100, 99), (BLOCK + 1, BLOCK)):
+        for bare_cr in (False, True):
+            buffer = filled(b"x" * length + b"\nb\n")
+            assert buffer.ready_lines(NO_LIMIT, bare_cr)
+            with pytest.raises(LimitReachedError):
+                buffer.ready_lines(limit, bare_cr)
+
+
+def test_ready_lines_hold_no_line_over_the_limit_behind_the_first() -> None:
+    for bare_cr in (False, True):
+        buffer = filled(b"a\nbb\nccc\ndddd\n")
+        found = []
+        with pytest.raises(LimitReachedError):
+            found += py_lines(buffer, 2, bare_cr)
+        assert rest_of(buffer) == b"ccc\ndddd\n"
+
+
+def test_clear_empties_the_list_of_a_running_loop_too() -> None:
+    buffer = filled(b"a\nb\nc\n")
+    ready = buffer.ready_lines(9, False)
+    buffer.clear()
+    assert (ready, bool(buffer), len(buffer), buffer.take_line(9)) == ([], False, 0, None)
+    buffer.feed(b"d\n")
+    assert buffer.take_line(9) == b"d"
+
+
+def test_take_ready_line_gives_only_what_was_split_ahead() -> None:
+    buffer = filled(b"1\n2\n3\n4\n5\n\n12345\n8\n")
+    assert buffer.take_ready_line(9) is None
+    assert [buffer.take_line(9) for _ in range(4)] == [b"1", b"2", b"3", b"4"]
+    assert [buffer.take_ready_line(4) for _ in range(3)] == [b"5", b"\r\n", None]
+    assert buffer.take_line(4) == b"1234"
+    assert buffer.take_ready_line(9) is None
+    assert rest_of(buffer) == b"5\n8\n"
+
+
+def test_the_last_line_is_told_that_no_lf_follows() -> None:
+    buffer = filled(b"a\r\nb\r")
+    assert [buffer.take_last_line(9) for _ in range(3)] == [b"a", b"b", None]
+    assert filled(b"ab").take_last_line(9) is None
+
+
+# Bytes
+
+
+def test_bytes_are_taken_exactly_or_not_at_all() -> None:
+    buffer = filled(b"abc", b"def")
+    assert buffer.take_exactly(7) is None
+    assert buffer.take_exactly(0) == b""
+    assert buffer.take_exactly(4) == b"abcd"
+    assert (buffer.take(9), buffer.take(9)) == (b"ef", b"")
+
+
+def test_bytes_are_moved_into_memory_as_far_as_it_goes() -> None:
+    buffer = filled(b"abcdef")
+    memory = bytearray(b"....")
+    assert buffer.take_into(memoryview(memory)[1:3]) == 2
+    assert memory == b".ab."
+    assert (buffer.discard(3), buffer.take_into(memoryview(memory)), memory) == (3, 1, bytearray(b"fab."))
+    assert (buffer.discard(1), buffer.take_into(memoryview(memory))) == (0, 0)
+
+
+def test_a_delimiter_may_come_in_pieces_at_any_cut() -> None:
+    wire = b"x" * 20 + b"\r\n\r" + b"y\r\n\r\n" + b"z"
+    for pieces in (byte_by_byte(wire), in_threes(wire), [wire], *([wire[:n], wire[n:]] for n in range(30))):
+        buffer = ReadBuffer()
+        found = []
+        for piece in pieces:
+            buffer.feed(piece)
+            while (message := buffer.take_until(b"\r\n\r\n", 100)) is not None:
+                found.append(message)
+        assert (found, rest_of(buffer)) == ([wire[:-1]], b"z")
+
+
+@pytest.mark.parametrize("ahead", [0, JOINED, BLOCK])
+def test_a_message_with_its_delimiter_may_have_just_the_limit(ahead: int) -> None:
+    limit = ahead + 6
+    exact = b"x" * ahead + b"1234||"
+    assert filled(exact + b"5").take_until(b"||", limit) == exact
+    assert filled(exact[:-1]).take_until(b"||", limit) is None
+    for too_long in (b"0" + exact, b"0" + exact[:-1]):
+        buffer = filled(too_long)
+        with pytest.raises(LimitReachedError) as caught:
+            buffer.take_until(b"||", limit)
+        assert (caught.value.limit, caught.value.seen) == (limit, len(too_long))
+        assert rest_of(buffer) == too_long
+
+
+# C2: at the limit, to the byte
+
+# Limits inside what is split ahead, around it, and beyond.
+limits = pytest.mark.parametrize("limit", [1, 5, BLOCK - 2, BLOCK - 1, BLOCK, BLOCK + 1, 65536])
+ends = pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+
+
+@ends
+@limits
+@cuts
+def test_c2_read_line_gives_a_line_of_the_limit_whole_and_a_longer_one_in_parts(
+    limit: int, end: bytes, cut: Callable[[bytes], list[bytes]]
+) -> None:
+    exact, longer = b"x" * limit, b"y" * (limit + 1)
+    buffer = ReadBuffer()
+    found = []
+    for piece in cut(exact + end + longer + end + exact + end + b"z"):
+        buffer.feed(piece)
+        while (line := buffer.take_line(limit)) is not None:
+            found.append(line)
+    assert found == [exact, longer[:-1], b"y", exact]
+    assert rest_of(buffer) == b"z"
+
+
+@limits
+def test_c2_read_line_waits_for_the_end_of_a_line_that_is_at_the_limit(limit: int) -> None:
+    exact = b"x" * limit
+    for more, line, left in (
+        (b"\n", exact, b""),
+        (b"\r\n", exact, b""),
+        (b"\ry", exact, b"y"),
+        (b"y", exact, b"y"),
+        (b"y\n", exact, b"y\n"),
+    ):
+        buffer = filled(exact)
+        assert buffer.take_line(limit) is None
+        for at in range(len(more)):
+            buffer.feed(more[at : at + 1])
+        assert (buffer.take_line(limit), rest_of(buffer)) == (line, left)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@limits
+@py_kinds
+@cuts
+def test_c2_lines_may_have_just_the_limit_without_their_end(
+    limit: int, end: bytes, lines: Lines, cut: Callable[[bytes], list[bytes]]
+) -> None:
+    expected = [b"x" * limit, b"", b"y" * (limit - 1), b"z" * limit]
+    buffer = ReadBuffer()
+    found = []
+    for piece in cut(end.join(expected) + end):
+        buffer.feed(piece)
+        found += lines(buffer, limit)
+    assert found == expected
+
+
+@limits
+@py_kinds
+def test_c2_lines_over_the_limit_raise_as_soon_as_that_is_sure_and_take_nothing(
+    limit: int, lines: Lines
+) -> None:
+    exact = b"x" * limit
+    for ok in (exact, exact + b"\r"):
+        assert list(lines(filled(ok), limit)) == []
+    for too_long in (exact + b"y", exact + b"y\n", exact + b"y\r\n", exact + b"y\r"):
+        buffer = filled(b"ok\n" if limit > 1 else b"\n", too_long)
+        found = []
+        with pytest.raises(LimitReachedError) as caught:
+            for line in lines(buffer, limit):
+                found.append(line)
+        assert (len(found), rest_of(buffer)) == (1, too_long)
+        assert caught.value.limit == limit
+        assert limit < caught.value.seen <= len(too_long)
+
+
+@limits
+def test_c2_a_cr_over_the_edge_that_no_lf_follows_counts_as_data_of_python_lines(limit: int) -> None:
+    buffer = filled(b"x" * limit + b"\r")
+    assert buffer.ready_lines(limit, False) is None
+    buffer.feed(b"\r")
+    with pytest.raises(LimitReachedError):
+        buffer.ready_lines(limit, False)
+    buffer = filled(b"x" * limit + b"\ry")
+    assert buffer.ready_lines(limit, True) == [b"x" * limit]
+
+
+# C3 to C5
+
+
+@all_kinds
+def test_c3_nul_bytes_pass_through(lines: Lines) -> None:
+    buffer = filled(b"\0\n\0a\0\r\n" + b"\0" * 9 + b"\n\0")
+    assert list(lines(buffer, 100)) == [b"\0", b"\0a\0", b"\0" * 9]
+    assert rest_of(buffer) == b"\0"
+    assert filled(b"ab\0cd").take_until(b"\0", 100) == b"ab\0"
+
+
+def test_c4_a_lone_cr_ends_nim_lines_and_is_data_in_python_lines() -> None:
+    wire = b"a\rb\r\nc\r\r\nd\n\re\n"
+    assert list(nim_lines(filled(wire), 9)) == [b"a", b"b", b"c", b"", b"d", b"", b"e"]
+    assert list(bare_cr_lines(filled(wire), 9)) == [b"a", b"b", b"c", b"", b"d", b"", b"e"]
+    assert list(py_lines(filled(wire), 9)) == [b"a\rb", b"c\r", b"d", b"\re"]
+
+
+c5_starts = pytest.mark.parametrize("start", [b"", b"a", b"a" * (JOINED + 9), b"a" * (2 * BLOCK)], ids=len)
+
+
+@c5_starts
+@nim_kinds
+def test_c5_a_cr_at_the_end_of_a_segment_waits_and_then_ends_its_line_in_any_case(
+    start: bytes, lines: Lines
+) -> None:
+    for then, left in ((b"\n", b""), (b"\nb", b"b"), (b"b", b"b"), (None, b"")):
+        buffer = filled(start, b"\r")
+        assert list(lines(buffer, NO_LIMIT)) == []
+        assert rest_of(buffer) == start + b"\r", "what waits was taken"
+        if then is None:
+            buffer.feed_eof()
+        else:
+            buffer.feed(then)
+        assert list(lines(buffer, NO_LIMIT)) == [start]
+        assert rest_of(buffer) == left
+
+
+@c5_starts
+@nim_kinds
+def test_c5_another_cr_makes_the_first_one_end_its_line_and_waits_itself(start: bytes, lines: Lines) -> None:
+    buffer = filled(start, b"\r", b"\r")
+    assert list(lines(buffer, NO_LIMIT)) == [start]
+    assert rest_of(buffer) == b"\r"
+    buffer.feed(b"\n")
+    assert list(lines(buffer, NO_LIMIT)) == [b""]
+    assert not buffer
+
+
+@c5_starts
+def test_c5_a_cr_at_the_end_of_a_segment_is_judged_by_what_comes_in_python_lines(start: bytes) -> None:
+    for then, expected, left in (
+        (b"\n", [start], b""),
+        (b"b\n", [start + b"\rb"], b""),
+        (b"\r\n", [start + b"\r"], b""),
+        (b"", [], start + b"\r"),
+    ):
+        buffer = filled(start, b"\r")
+        assert list(py_lines(buffer, NO_LIMIT)) == []
+        buffer.feed(then)
+        buffer.feed_eof()
+        assert list(py_lines(buffer, NO_LIMIT)) == expected
+        assert rest_of(buffer) == left
+
+
+@c5_starts
+def test_c5_the_last_line_ends_at_a_cr_and_an_lf_that_comes_anyway_is_a_line(start: bytes) -> None:
+    buffer = filled(start, b"\r")
+    assert buffer.take_line(NO_LIMIT) is None
+    assert buffer.take_last_line(NO_LIMIT) == (start or b"\r\n")
+    buffer.feed(b"\n")
+    assert buffer.take_line(NO_LIMIT) == b"\r\n"
+
+
+# The write queue
+
+
+def test_a_write_queue_gives_all_as_one_and_keeps_it_until_it_is_out() -> None:
+    queue = WriteQueue()
+    assert (queue.joined(), queue.size) == (b"", 0)
+    for data in (b"ab", b"", b"cde"):
+        queue.append(data)
+    assert (queue.joined(), queue.joined(), queue.size) == (b"abcde", b"abcde", 5)
+    queue.discard(3)
+    queue.append(b"f")
+    assert (queue.joined(), queue.size) == (b"def", 3)
+    queue.discard(3)
+    assert (queue.joined(), queue.size) == (b"", 0)
+
+
+def test_a_write_queue_takes_more_between_joined_and_discard() -> None:
+    queue = WriteQueue()
+    queue.append(b"abc")
+    queue.joined()
+    queue.append(b"de")
+    queue.discard(3)
+    assert (queue.joined(), queue.size) == (b"de", 2)
+
+
+def test_a_write_queue_says_how_much_went_since_it_was_last_empty() -> None:
+    queue = WriteQueue()
+    queue.append(b"abcdef")
+    queue.joined()
+    queue.discard(2)
+    queue.append(b"g")
+    queue.joined()
+    queue.discard(5)
+    assert queue.went == 7
+    queue.append(b"next")
+    assert queue.went == 0
+
+
+def test_a_cleared_write_queue_is_empty() -> None:
+    queue = WriteQueue()
+    queue.append(b"abc")
+    queue.append(b"def")
+    queue.clear()
+    assert (queue.joined(), queue.size) == (b"", 0)
+    queue.append(b"g")
+    assert (queue.joined(), queue.size) == (b"g", 1)
