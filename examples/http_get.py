@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 
 import gnet
@@ -41,6 +42,12 @@ def read_head(lines: Iterator[bytes]) -> tuple[str, dict[str, str]]:
     raise HttpError("the stream ended within the headers")
 
 
+def to_size(text: str, base: int) -> int:
+    if not re.fullmatch("[0-9]{1,15}" if base == 10 else "[0-9A-Fa-f]{1,15}", text):
+        raise HttpError(f"expected a number of bytes, got {text[:40]!r}")
+    return int(text, base)
+
+
 def read_counted(socket: gnet.Socket, size: int) -> Iterator[bytes]:
     while size:
         piece = socket.recv(min(size, PIECE))  # fewer bytes only at the end of the stream
@@ -51,39 +58,52 @@ def read_counted(socket: gnet.Socket, size: int) -> Iterator[bytes]:
 
 
 def read_body(socket: gnet.Socket, lines: Iterator[bytes], headers: dict[str, str]) -> Iterator[bytes]:
-    coding, length = headers.get("transfer-encoding"), headers.get("content-length")
-    if coding is not None and coding.lower() != "chunked":
-        raise HttpError(f"transfer-encoding {coding[:40]!r} is not supported")
-    if coding is None and length is None:
-        while piece := socket.recv_some(PIECE, flags=gnet.SocketFlag(0)):  # to its end; a reset is none
-            yield piece
-    elif coding is None and length is not None:
-        if not re.fullmatch(r"[0-9]{1,18}", length):
-            raise HttpError(f"content-length is no number: {length[:40]!r}")
-        yield from read_counted(socket, int(length))
-    else:
+    if "transfer-encoding" in headers:  # chunked: we did not say that we take anything else
         for line in lines:
-            if not (size := re.match(rb"[0-9A-Fa-f]{1,15}\b", line)):
-                raise HttpError(f"expected the size of a chunk, got {line[:40]!r}")
-            if not int(size[0], 16):
-                return  # trailers may follow
-            yield from read_counted(socket, int(size[0], 16))
+            size = to_size(line.decode("latin-1").partition(";")[0].strip(), 16)
+            if not size:
+                return
+            yield from read_counted(socket, size)
             if next(lines, None) != b"":
                 raise HttpError("a chunk is longer than it says")
         raise HttpError("the stream ended between two chunks")
+    if "content-length" in headers:
+        yield from read_counted(socket, to_size(headers["content-length"], 10))
+        return
+    while piece := socket.recv_some(PIECE, flags=gnet.SocketFlag(0)):  # without the flag a reset is no end
+        yield piece
 
 
-def get(url: str) -> tuple[str, Iterator[bytes]]:
-    """Ask for a page; give its status (as `200 OK`) and its body, piece by piece."""
+def fetch(url: str, output: BinaryIO) -> str:
+    """Write the body of a page to `output`; give its status, as `200 OK`."""
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise ValueError(f"expected a URL like http://host/path, got {url!r}")
-    target = quote(parts._replace(scheme="", netloc="", path=parts.path or "/", fragment="").geturl(), "%/?:@!$&'()*+,;=~")
-    socket = gnet.dial(parts.hostname, parts.port or 80, timeout=TIMEOUT)
-    socket.timeout = TIMEOUT
+    target = quote(f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", "%/?:@!$&'()*+,;=~")
+    host = parts.netloc.rpartition("@")[2]
+    with gnet.dial(parts.hostname, parts.port or 80, timeout=TIMEOUT) as socket:
+        socket.timeout = TIMEOUT
+        socket.send(f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("ascii"))
+        lines = socket.lines()
+        status, headers = read_head(lines)
+        while status.startswith("1"):  # 103 Early Hints and the like: the answer proper is yet to come
+            status, headers = read_head(lines)
+        if status[:3] not in ("204", "304"):
+            for piece in read_body(socket, lines, headers):
+                output.write(piece)
+    return status
 
 
-def main() -> None: ...
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("usage: http_get.py http://HOST[:PORT]/PATH")
+    try:
+        status = fetch(sys.argv[1], sys.stdout.buffer)
+        sys.stdout.flush()
+    except (OSError, ValueError, HttpError) as error:
+        sys.exit(f"http_get: {error}")
+    print(status, file=sys.stderr)
+    sys.exit(0 if status.startswith("2") else 1)
 
 
 if __name__ == "__main__":

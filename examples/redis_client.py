@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from typing import TypeAlias
 
 import gnet
 
-Reply = bytes | int | list["Reply"] | "RedisError" | None
 Word = bytes | str | int
+Reply: TypeAlias = "bytes | int | list[Reply] | RedisError | None"
 
 
 class RedisError(Exception):
@@ -23,8 +23,8 @@ class RedisError(Exception):
 
 class Redis:
     def __init__(self, host: str, port: int, timeout: float = 5000) -> None:
-        self._socket = gnet.dial(host, port, timeout=timeout)
-        self._socket.timeout = timeout  # milliseconds, for each read and write
+        self.socket = gnet.dial(host, port, timeout=timeout)
+        self.socket.timeout = timeout  # milliseconds, for each read and write
 
     def ping(self) -> Reply:
         return self.command("PING")
@@ -49,19 +49,22 @@ class Redis:
 
     def pipeline(self, commands: Iterable[Sequence[Word]]) -> list[Reply]:
         """Send all commands at once; give their replies in order, errors among them as `RedisError`."""
-        requests = [_request(words) for words in commands]
+        commands = list(commands)
+        request = bytearray()
+        for words in commands:
+            request += b"*%d\r\n" % len(words)
+            for word in words:
+                encoded = word if isinstance(word, bytes) else str(word).encode()
+                request += b"$%d\r\n%b\r\n" % (len(encoded), encoded)
         try:
-            self._socket.send(b"".join(requests))
-            return [self._read_reply() for _ in requests]
+            self.socket.send(request)
+            return [self._read_reply() for _ in commands]
         except BaseException:
-            self.close()  # a reply that is late must not be taken for the next one's
+            self.socket.close()  # a reply that is late must not be taken for the next one's
             raise
 
-    def close(self) -> None:
-        self._socket.close()
-
     def _read_reply(self) -> Reply:
-        line = self._socket.read_line()
+        line = self.socket.read_line()
         kind, rest = line[:1], line[1:]
         if kind == b"+":
             return rest
@@ -70,15 +73,10 @@ class Redis:
         if kind == b":":
             return int(rest)
         if kind == b"$":
-            return self._socket.recv_exactly(int(rest) + 2)[:-2] if rest != b"-1" else None
+            return self.socket.recv_exactly(int(rest) + 2)[:-2] if rest != b"-1" else None
         if kind == b"*":
             return [self._read_reply() for _ in range(int(rest))] if rest != b"-1" else None
-        raise ConnectionError(f"expected a reply of Redis, got {line[:60]!r}" if line else "it hung up")
-
-
-def _request(words: Sequence[Word]) -> bytes:
-    encoded = [word if isinstance(word, bytes) else str(word).encode() for word in words]
-    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)
+        raise ConnectionError(f"expected a reply of Redis, got {line[:60]!r}")  # b"": it hung up
 
 
 def show(reply: Reply) -> None:
@@ -95,7 +93,8 @@ def main() -> None:
         sys.exit("usage: redis_client.py HOST:PORT COMMAND [ARGUMENT ...]")
     host, _, port = sys.argv[1].rpartition(":")
     try:
-        with closing(Redis(host.strip("[]"), int(port))) as redis:
+        redis = Redis(host.strip("[]"), int(port))
+        with redis.socket:
             show(redis.command(*sys.argv[2:]))
     except (OSError, ValueError, RedisError) as error:
         sys.exit(f"redis_client: {error}")

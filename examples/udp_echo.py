@@ -46,14 +46,15 @@ def serve(address: str, port: int) -> None:
 def ask(host: str, port: int, question: bytes) -> bytes:
     """Send a datagram and wait for the answer; after `ATTEMPTS` raise `gnet.TimeoutError`."""
     with gnet.dial(host, port, gnet.IPPROTO_UDP) as socket:  # it hears that one peer only
-        for attempt in range(1, ATTEMPTS + 1):
+        attempts = 0
+        while True:
+            attempts += 1
             socket.send(question)
             try:
                 return socket.recv(LARGEST, timeout=PATIENCE)
             except gnet.TimeoutError:
-                if attempt == ATTEMPTS:
+                if attempts == ATTEMPTS:
                     raise
-        raise AssertionError("unreachable")
 
 
 def main() -> None:

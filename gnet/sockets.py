@@ -30,8 +30,7 @@ from gnet.options import (
     AF_INET6,
     AF_UNIX,
     IPPROTO_TCP,
-    SOCK_DGRAM,
-    SOCK_RAW,
+    SOCK_SEQPACKET,
     SOCK_STREAM,
     SOMAXCONN,
     Port,
@@ -97,7 +96,7 @@ class Socket(DataSocket):
     is `lines()`. Dropped unclosed, it closes itself with a `ResourceWarning`.
     """
 
-    __slots__ = ("__weakref__", "_buffered", "_is_stream", "_turns")
+    __slots__ = ("__weakref__", "_accepts", "_buffered", "_turns")
 
     def __init__(self, raw: _socket.socket, *, buffered: bool = True, peer: object = None) -> None:
         """Take over a socket of the stdlib's C type; the functions named above are the usual ways.
@@ -110,9 +109,10 @@ class Socket(DataSocket):
 
     def _setup(self, transport: PlainTransport, buffered: bool) -> None:
         self._turns: ReceiveTurns | None = None  # of those that wait in accept
-        self._is_stream = transport.socket.type not in (SOCK_DGRAM, SOCK_RAW)
-        self._buffered = buffered and self._is_stream
-        if self._is_stream:
+        kind = transport.socket.type
+        self._accepts = kind in (SOCK_STREAM, SOCK_SEQPACKET)
+        self._buffered = buffered and kind == SOCK_STREAM
+        if kind == SOCK_STREAM:
             writer = StreamWriter(transport)
             reader = (StreamReader if buffered else UnbufferedReader)(transport, writer)
             super().__init__(transport, reader, writer)
@@ -223,7 +223,7 @@ class Socket(DataSocket):
         limit = self._timeout if timeout is None else to_milliseconds(timeout)
         safe = True if flags is _SAFE else is_safe(flags)
         transport = self._transport
-        if not self._is_stream:
+        if not self._accepts:
             raise ValueError("accept: needs a stream socket; datagrams have recv_from")
         turns = self._turns
         if turns is None:

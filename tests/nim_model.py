@@ -134,7 +134,11 @@ def answers(case: dict[str, Any], rules: frozenset[Rule]) -> list[Answer]:
 
 
 class Kernel:
-    """The peer, the network and the client's side of the kernel. Times are milliseconds."""
+    """The peer, the network and the client's side of the kernel. Times are milliseconds.
+
+    The peer acts only while the client waits, and then as far as it can, as two greenlets of one
+    hub do.
+    """
 
     def __init__(self, script: list[list[Any]]) -> None:
         self._steps = deque(script)
@@ -173,12 +177,10 @@ class Kernel:
 
     def send(self, size: int) -> int:
         """Send; give an errno number, or 0 if that went well."""
-        self._run(self.now)
         if self.reset:
             return self.take_error() or errno.EPIPE
         self._from_client += size
         self._peer_time = max(self._peer_time, self.now)
-        self._run(self.now)
         return 0
 
     def _readable(self) -> bool:
@@ -187,6 +189,8 @@ class Kernel:
     def _pass(self, reached: Any, limit: float) -> bool:
         """Let the peer act until `reached()`, at most `limit` ms from now."""
         end = self.now + limit
+        if reached():
+            return True
         self._run(self.now)
         while not reached():
             if not self._steps or self._needs_client() or self._peer_time > end:

@@ -81,8 +81,17 @@ class ScriptedPeer:
         self._greenlet.get(timeout=_LIMIT_SECONDS)
 
     def _play(self) -> None:
+        assert self._client is not None
         self._connection, _ = self._listener.accept()
         self._connection.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+        try:
+            self._take_steps()
+        except OSError:
+            if not self._client.closed:  # else it left data unread, and its kernel sent a reset
+                raise
+        self._client_is_done.wait()  # until then the stream goes on, unless the script ended it
+
+    def _take_steps(self) -> None:
         for position, (kind, *arguments) in enumerate(self._script):
             if kind == "send":
                 self._connection.sendall(bytes.fromhex(arguments[0]))
@@ -102,7 +111,6 @@ class ScriptedPeer:
                     linger = struct.pack("ii", 1, 0)
                     self._connection.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, linger)
                 self._connection.close()
-        self._client_is_done.wait()  # until then the stream goes on, unless the script ended it
 
     def _receive(self, total: int) -> None:
         while len(self.received) < total:

@@ -81,27 +81,14 @@ def vanish_while_reading(tc: str) -> dict[str, Any]:
 
 
 def vanish_while_sending(tc: str) -> dict[str, Any]:
-    ours, peer = connected()
+    ours, _peer = connected()
     ours.set_user_timeout(500)
-
-    def read_all() -> None:
-        while peer.recv(1 << 20):
-            pass
-
-    def send_on() -> None:
-        while True:
-            ours.send(bytes(1 << 20), timeout=_LIMIT)
-
-    reading = gevent.spawn(read_all)
-    ours.send(b"start", timeout=_LIMIT)
     cut(tc)
-    found = {
-        "send": outcome(send_on),
+    return {
+        "send": outcome(ours.send, bytes(64 << 20), timeout=_LIMIT),
         "again": outcome(ours.send, b"more", timeout=_LIMIT),
         "read": outcome(ours.recv, 100, _LIMIT),
     }
-    reading.kill()
-    return found
 
 
 def vanish_after_sending(tc: str) -> dict[str, Any]:
@@ -110,6 +97,56 @@ def vanish_after_sending(tc: str) -> dict[str, Any]:
     cut(tc)
     ours.send(b"question\n", timeout=_LIMIT)
     return {"read": outcome(ours.read_line, _LIMIT)}
+
+
+# A12: signals
+
+
+def transfer(size: str = "3000000") -> dict[str, Any]:
+    """Make connections, then send data to a server that sends it back; tell what arrived."""
+    with gnet.new_socket() as server:
+        server.bind_addr(address="127.0.0.1")
+        server.listen()
+
+        def answer() -> int:
+            for _ in range(100):
+                with server.accept(timeout=_LIMIT) as client:
+                    client.send(b"welcome\n", timeout=_LIMIT)
+            with server.accept(timeout=_LIMIT) as client:
+                while data := client.recv_some(1 << 20, _LIMIT):
+                    client.send(data, timeout=_LIMIT)
+            return 100
+
+        answering = gevent.spawn(answer)
+        welcomed = 0
+        for _ in range(100):
+            with gnet.dial(*server.get_local_addr(), timeout=_LIMIT) as client:
+                welcomed += client.read_line(_LIMIT) == b"welcome"
+        data = os.urandom(int(size))
+        with gnet.dial(*server.get_local_addr(), timeout=_LIMIT) as client:
+            sending = gevent.spawn(client.send, data, timeout=_LIMIT)
+            received = client.recv(len(data), _LIMIT)
+            sending.get()
+        answering.get()
+    digests = [hashlib.sha256(each).hexdigest() for each in (data, received)]
+    return {"connections": welcomed, "sent": digests[0], "received": digests[1]}
+
+
+def interrupted() -> dict[str, Any]:
+    """The same, and then waiting for nothing, with a signal every millisecond."""
+    signals = 0
+
+    def count(_number: int, _frame: object) -> None:
+        nonlocal signals
+        signals += 1
+
+    signal.signal(signal.SIGALRM, count)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    found = transfer("64000000")
+    ours, _peer = connected()
+    found["idle"] = outcome(ours.read_line, 300)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return found | {"signals": signals}
 
 
 if __name__ == "__main__":

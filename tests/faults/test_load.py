@@ -1,0 +1,338 @@
+"""Writes that are cut or go out in parts, signals, spurious wake-ups, floods: rows A10–A13, A23 of the catalogue."""
+
+from __future__ import annotations
+
+import _socket
+import hashlib
+import itertools
+import os
+import random
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Final
+
+import gevent
+import pytest
+from gevent import socket
+
+import gnet
+from gnet.reading import StreamReader
+from gnet.transports import PlainTransport
+from gnet.turns import ReceiveTurns
+from gnet.writing import StreamWriter
+from tests.conftest import require_program
+from tests.faults.peers import (
+    GUARD,
+    ScriptedTransport,
+    connection,
+    elapsed,
+    listener,
+    loop_turns,
+    program,
+    receive_exactly,
+    receives_nothing,
+    run,
+    running,
+)
+
+PATTERN: Final = bytes(range(251))  # a prime length: no power of two can shift it without a trace
+
+# A10: partial writes
+
+
+class CountingTransport(PlainTransport):
+    """The plain transport, which also counts how often the kernel took only a part."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, raw: _socket.socket) -> None:
+        super().__init__(raw, raw.getpeername())
+        self.parts = 0
+
+    def send(self, data: bytes | memoryview) -> int:
+        sent = super().send(data)
+        self.parts += 0 < sent < len(data)
+        return sent
+
+
+def narrow_connection(stack: ExitStack) -> tuple[gnet.Socket, CountingTransport, socket.socket]:
+    """A connection whose buffers are as small as the kernel makes them."""
+    server = stack.enter_context(listener(receive_buffer=4096))
+    raw = _socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    raw.connect(server.getsockname())
+    transport = CountingTransport(raw)
+    ours = stack.enter_context(gnet.Socket.from_transport(transport))
+    peer = stack.enter_context(server.accept()[0])
+    peer.settimeout(GUARD / 1000)
+    return ours, transport, peer
+
+
+def test_a10_messages_arrive_whole_and_in_order_however_little_the_kernel_takes() -> None:
+    sizes = random.Random(10).choices([1, 2, 100, 4095, 4096, 4097, 9000, 70_000], k=60)
+    messages = [(PATTERN * (size // 251 + 2))[start : start + size] for start, size in enumerate(sizes)]
+    kinds = itertools.cycle([bytes, bytearray, memoryview])
+    with ExitStack() as stack:
+        ours, transport, peer = narrow_connection(stack)
+        receiving = gevent.spawn(receive_exactly, peer, sum(sizes))
+        for message, kind in zip(messages, kinds, strict=False):
+            ours.send(kind(message), timeout=GUARD)
+        assert receiving.get() == b"".join(messages)
+        assert transport.parts > len(messages) // 2
+
+
+def test_a10_what_try_send_took_goes_out_before_the_next_send() -> None:
+    with ExitStack() as stack:
+        ours, transport, peer = narrow_connection(stack)
+        expected = b""
+        while ours.try_send(message := PATTERN * 9):
+            expected += message
+        assert transport.parts  # of one message a part is out and the rest is queued
+        assert ours.try_send(message) is False
+        receiving = gevent.spawn(receive_exactly, peer, len(expected) + 5)
+        ours.send(b"after", timeout=GUARD)
+        assert receiving.get() == expected + b"after"
+
+
+def test_a10_two_senders_do_not_interleave_inside_a_message() -> None:
+    with ExitStack() as stack:
+        ours, transport, peer = narrow_connection(stack)
+        messages = [bytes([letter]) * 30_000 for letter in b"abcdefgh"]
+        receiving = gevent.spawn(receive_exactly, peer, 8 * 30_000)
+        senders = [gevent.spawn(ours.send, message, timeout=GUARD) for message in messages]
+        gevent.joinall(senders, raise_error=True)
+        received = receiving.get()
+        assert sorted(received[at : at + 30_000] for at in range(0, 240_000, 30_000)) == messages
+        assert transport.parts > 8
+
+
+# A11: a send that is cut
+
+MESSAGE: Final = PATTERN * 100_000
+
+
+def cut_by_timeout(ours: gnet.Socket) -> int:
+    with pytest.raises(gnet.TimeoutError) as error:
+        ours.send(MESSAGE, timeout=50)
+    return error.value.bytes_sent
+
+
+def cut_by_block(ours: gnet.Socket) -> None:
+    with pytest.raises(gnet.TimeoutError), gnet.deadline(50):
+        ours.send(MESSAGE)
+
+
+def cut_by_foreign_timeout(ours: gnet.Socket) -> None:
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.05):
+        ours.send(MESSAGE)
+
+
+def cut_by_kill(ours: gnet.Socket) -> None:
+    sending = gevent.spawn(ours.send, MESSAGE)
+    gevent.sleep(0)
+    sending.kill()
+    assert isinstance(sending.value, gevent.GreenletExit)
+
+
+@pytest.mark.parametrize("cut", [cut_by_timeout, cut_by_block, cut_by_foreign_timeout, cut_by_kill])
+def test_a11_after_a_cut_send_nothing_more_is_sent_and_the_peer_sees_a_reset(
+    cut: Callable[[gnet.Socket], int | None],
+) -> None:
+    with connection() as (ours, peer):
+        told = cut(ours)
+        for _ in range(2):
+            with pytest.raises(gnet.BrokenSendError, match=r"send to 127\.0\.0\.1:\d+: .* cut after") as error:
+                ours.send(b"again")
+        sent = error.value.bytes_sent
+        assert 0 < sent < len(MESSAGE)
+        assert told in (None, sent)
+        assert ours.try_send(b"again") is False
+        with pytest.raises(gnet.BrokenSendError):
+            ours.flush()
+        assert receive_exactly(peer, sent) == MESSAGE[:sent]
+        assert receives_nothing(peer)
+        peer.sendall(b"still readable\n")
+        assert ours.read_line() == b"still readable"
+        ours.close()
+        with pytest.raises(ConnectionResetError):
+            peer.recv(1)
+
+
+def test_a11_a_send_of_which_nothing_went_breaks_nothing() -> None:
+    with connection() as (ours, peer):
+        expected = 0
+        while ours.try_send(PATTERN * 1000):
+            expected += 251_000
+        with pytest.raises(gnet.TimeoutError) as error:
+            ours.send(b"given up", timeout=50)
+        assert error.value.bytes_sent == 0
+        receiving = gevent.spawn(receive_exactly, peer, expected + 4)
+        ours.send(b"next", timeout=GUARD)
+        assert receiving.get() == PATTERN * (expected // 251) + b"next"
+
+
+def test_a11_those_that_queue_behind_a_cut_send_send_nothing_either() -> None:
+    with connection() as (ours, peer):
+        first = gevent.spawn(ours.send, MESSAGE)
+        second = gevent.spawn(ours.send, b"second")
+        gevent.sleep(0)
+        first.kill()
+        with pytest.raises(gnet.BrokenSendError) as error:
+            second.get(timeout=GUARD / 1000)
+        assert receive_exactly(peer, error.value.bytes_sent) == MESSAGE[: error.value.bytes_sent]
+        assert receives_nothing(peer)
+
+
+# A12: signals
+
+
+def test_a12_a_storm_of_signals_is_not_noticed() -> None:
+    found = run(program("interrupted"))
+    assert found["signals"] > 100
+    assert found["connections"] == 100
+    assert found["received"] == found["sent"]
+    assert found["idle"]["type"] == "gnet.errors.TimeoutError"
+    assert 300 <= found["idle"]["ms"] < 1500
+
+
+def test_a12_system_calls_that_end_with_eintr_are_made_again() -> None:
+    strace = require_program("strace")
+    calls = "recvfrom,sendto,accept4,epoll_wait,epoll_pwait"
+    inject = f"inject={calls}:error=EINTR:when=2+3"
+    tracing = [strace, "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", inject]
+    found = run([*tracing, *program("transfer")])
+    assert found["connections"] == 100
+    assert found["received"] == found["sent"]
+
+
+# A13: wake-ups for nothing
+
+
+def without_repetition(log: list[str], idle: str) -> bool:
+    """Whether no attempt that came to nothing was made again without a wait in between."""
+    return all(pair != (idle, idle) for pair in itertools.pairwise(log))
+
+
+def test_a13_a_read_that_is_woken_for_nothing_waits_again() -> None:
+    transport = ScriptedTransport(gives=[*[None] * 1000, b"li", *[None] * 1000, b"ne\n"])
+    reader = StreamReader(transport, StreamWriter(transport))
+    assert reader.read_line(-1, True, 100) == b"line"
+    assert transport.log.count("nothing") == 2000
+    assert without_repetition(transport.log, "nothing")
+
+
+def test_a13_the_deadline_of_a_read_holds_against_wake_ups_for_nothing() -> None:
+    transport = ScriptedTransport(gives=itertools.chain([b"pa"], itertools.repeat(None)))
+    reader = StreamReader(transport, StreamWriter(transport))
+    with elapsed() as ms, pytest.raises(gnet.TimeoutError):
+        reader.read_line(100, True, 100)
+    assert 100 <= ms() < 500
+    assert without_repetition(transport.log[:-1], "nothing")  # the last try, when time is over, need not wait
+    assert reader.recv_some(100, -1, True) == b"pa"
+
+
+def test_a13_a_send_that_is_woken_for_nothing_waits_again() -> None:
+    transport = ScriptedTransport(takes=[*[0] * 1000, 2, *[0] * 1000])
+    StreamWriter(transport).send(b"message", -1, False)
+    assert transport.sent == b"message"
+    assert transport.log.count("full") == transport.log.count("wait_writable") == 2000
+    assert without_repetition(transport.log, "full")
+
+
+def test_a13_a_wait_for_a_whole_thing_that_is_woken_for_nothing_waits_again() -> None:
+    transport = ScriptedTransport()
+    attempts = iter([*[None] * 1000, "thing"])
+    assert ReceiveTurns(transport).take(lambda: next(attempts), -1, "accept") == "thing"
+    assert transport.log.count("wait_readable") == 1000
+
+
+def test_a13_two_readers_of_one_descriptor_both_wake_and_one_finds_nothing() -> None:
+    with connection() as (ours, peer), gnet.new_socket(fd=os.dup(ours.fileno())) as twin:
+        readers = [gevent.spawn(each.recv_some, 100, GUARD) for each in (ours, twin)]
+        gevent.sleep(0)
+        peer.sendall(b"first")
+        [done] = gevent.wait(readers, count=1)
+        assert done.value == b"first"
+        readers.remove(done)
+        assert loop_turns(0.05) < 100
+        peer.sendall(b"second")
+        assert readers[0].get() == b"second"
+
+
+def test_a13_two_acceptors_of_one_listener_both_wake_and_one_finds_nothing() -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(gnet.new_socket())
+        server.bind_addr(address="127.0.0.1")
+        server.listen()
+        twin = stack.enter_context(gnet.new_socket(fd=os.dup(server.fileno())))
+        acceptors = [gevent.spawn(each.accept, timeout=GUARD) for each in (server, twin)]
+        gevent.sleep(0)
+        for _ in range(2):
+            stack.enter_context(socket.create_connection(server.get_local_addr()))
+            [done] = gevent.wait(acceptors, count=1)
+            stack.enter_context(done.get())
+            acceptors.remove(done)
+            assert loop_turns(0.05) < 100
+
+
+def test_a13_data_that_nobody_reads_does_not_spin_the_loop() -> None:
+    with connection() as (ours, peer):
+        reading = gevent.spawn(ours.read_line)
+        gevent.sleep(0)
+        peer.sendall(b"line\n")
+        assert reading.get() == b"line"  # from now on a watcher is started
+        peer.sendall(b"unread")
+        assert loop_turns(0.1) < 100
+
+
+def test_a13_room_that_nobody_needs_does_not_spin_the_loop() -> None:
+    with connection() as (ours, peer):
+        size = 0
+        while ours.try_send(PATTERN * 1000):
+            size += 251_000
+        receiving = gevent.spawn(receive_exactly, peer, size + 4)
+        ours.send(b"last", timeout=GUARD)
+        assert len(receiving.get()) == size + 4
+        assert ours.try_send(b"more")
+        assert loop_turns(0.1) < 100
+
+
+# A23: floods
+
+LINES: Final = b"flood\n" * 50_000
+BULK: Final = bytes(1 << 20)
+
+FLOODED_READS: dict[str, tuple[bytes, Callable[[StreamReader], Any]]] = {
+    "read_line": (LINES, lambda reader: [reader.read_line(-1, True, 100) for _ in range(100_000)]),
+    "lines": (LINES, lambda reader: list(itertools.islice(reader.lines(100, -1, False), 100_000))),
+    "recv_until": (LINES, lambda reader: [reader.recv_until(b"\n", 100, -1) for _ in range(100_000)]),
+    "recv 10": (LINES, lambda reader: [reader.recv(10, -1, True) for _ in range(50_000)]),
+    "recv_exactly 10": (LINES, lambda reader: [reader.recv_exactly(10, -1) for _ in range(50_000)]),
+    "recv_some 10": (LINES, lambda reader: [reader.recv_some(10, -1, True) for _ in range(50_000)]),
+    "recv_some 1 MB": (BULK, lambda reader: [reader.recv_some(1 << 20, -1, True) for _ in range(200)]),
+    "recv 1 MB": (BULK, lambda reader: [reader.recv(1 << 20, -1, True) for _ in range(50)]),
+    "recv 64 MB": (BULK, lambda reader: reader.recv(64 << 20, -1, True)),
+    "skip": (BULK, lambda reader: reader.skip(64 << 20, -1, True)),
+    "a long line": (BULK, lambda reader: reader.recv_until(b"\n", 64 << 20, -1)),
+}
+
+
+@pytest.mark.parametrize(("flood", "read"), FLOODED_READS.values(), ids=FLOODED_READS)
+def test_a23_a_reader_whose_peer_floods_lets_others_run(
+    flood: bytes, read: Callable[[StreamReader], Any]
+) -> None:
+    # 64 MiB, or 512 KiB of lines, must not be read in one go.
+    transport = ScriptedTransport(gives=itertools.chain([flood] * 70, [b"\n"]))
+    reader = StreamReader(transport, StreamWriter(transport))
+    read(reader)
+    visits = [entry in ("yield", "wait_readable") for entry in transport.log]
+    most = max(len(list(group)) for visited, group in itertools.groupby(visits) if not visited)
+    assert sum(visits) >= 16, f"{sum(visits)} visits to the loop, {most} receives in a row"
+
+
+def test_a23_a_writer_whose_peer_always_reads_lets_others_run() -> None:
+    transport = ScriptedTransport()
+    writer = StreamWriter(transport)
+    for _ in range(1000):
+        writer.send(bytes(65536), -1, False)
+    assert transport.log.count("yield") >= 8  # 64 MB, of which some 4 MB go between two visits
