@@ -30,10 +30,11 @@ _LARGEST_DATAGRAM: Final = 1024 * 1024
 class DatagramReader:
     """Receives datagrams. Several greenlets may; each gets whole ones, in turn."""
 
-    __slots__ = ("_transport", "_turns")
+    __slots__ = ("_transport", "_turns", "ready")
 
     def __init__(self, transport: PlainTransport) -> None:
         self._transport = transport
+        self.ready: list[bytes] = []  # of lines: none, ever
         self._turns = ReceiveTurns(transport)
 
     def recv_from(

@@ -62,6 +62,7 @@ class StreamReader:
         "_transport",
         "_writer",
         "has_data",
+        "ready",
     )
 
     def __init__(self, transport: Transport, writer: StreamWriter) -> None:
@@ -76,6 +77,8 @@ class StreamReader:
         self._out_of_step = ""  # why no further read can make sense of the stream
         self.has_data: Callable[[], bool] = self._buffer.has_data
         """Whether bytes are here that a read would get without the kernel."""
+        self.ready = self._buffer.nim_ready
+        """Lines for `read_line`, the next one last: see `ReadBuffer`. Empty while a read waits."""
 
     # ------------------------------------------------------------------ Nim's reads
 
@@ -98,15 +101,12 @@ class StreamReader:
         if self._reading or get_ident() != self._thread:
             raise self._refusal("read_line")
         buffer = self._buffer
-        line = buffer.take_ready_line(max_length)
+        line = buffer.take_line(max_length) if buffer.work < _FAIR_SHARE else None
         if line is None:
-            if buffer.work < _FAIR_SHARE:
-                line = buffer.take_line(max_length)
+            line = self._wait_for("read_line", buffer.take_line, (max_length,), timeout)
             if line is None:
-                line = self._wait_for("read_line", buffer.take_line, (max_length,), timeout)
-                if line is None:
-                    self._raise_failure("read_line", safe)
-                    return b""
+                self._raise_failure("read_line", safe)
+                return b""
         return line
 
     def skip(self, size: int, timeout: float, safe: bool) -> int:
@@ -274,6 +274,7 @@ class StreamReader:
         self._reading = True
         try:
             if buffer.work >= _FAIR_SHARE:
+                len(buffer)  # back to bytes: no line may be popped past this call
                 transport.yield_to_loop()
                 self._check_usable(operation)
                 buffer.work = 0
