@@ -67,23 +67,23 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="default: one that is free")
     parser.add_argument("--address", default="127.0.0.1", help="an IP address of this machine")
     given = parser.parse_args()
-    listener = gnet.new_socket(gnet.AF_INET6 if ":" in given.address else gnet.AF_INET)
-    try:
-        listener.set_sock_opt(gnet.SOBool.REUSE_ADDR, True)
-        listener.bind_addr(given.port, given.address)
-        listener.listen()
-    except (OSError, ValueError) as error:
-        sys.exit(f"chat_server: {error}")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, listener.close)
-    address, port = listener.get_local_addr()
-    print(f"listening on {f'[{address}]' if ':' in address else address}:{port}")
-    print(f"try, several times: nc {address} {port}", flush=True)
-    room = Room()
-    handlers = Group()
-    with suppress(gnet.ClosedError):  # by the signal
-        while True:
-            handlers.spawn(room.serve, listener.accept())
+    with gnet.new_socket(gnet.AF_INET6 if ":" in given.address else gnet.AF_INET) as listener:
+        try:
+            listener.set_sock_opt(gnet.SOBool.REUSE_ADDR, True)
+            listener.bind_addr(given.port, given.address)
+            listener.listen()
+        except (OSError, ValueError) as error:
+            sys.exit(f"chat_server: {error}")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            gevent.signal_handler(number, listener.close)
+        address, port = listener.get_local_addr()
+        print(f"listening on {f'[{address}]' if ':' in address else address}:{port}")
+        print(f"try, several times: nc {address} {port}", flush=True)
+        room = Room()
+        handlers = Group()
+        with suppress(gnet.ClosedError):  # by the signal
+            while True:
+                handlers.spawn(room.serve, listener.accept())
     for client in list(room.queues):
         with suppress(OSError):
             client.shutdown(socket.SHUT_RD)  # nothing more is heard, but what was said is still sent

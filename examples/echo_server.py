@@ -35,26 +35,26 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="default: one that is free")
     parser.add_argument("--address", default="127.0.0.1", help="an IP address of this machine")
     given = parser.parse_args()
-    listener = gnet.new_socket(gnet.AF_INET6 if ":" in given.address else gnet.AF_INET)
-    try:
-        listener.set_sock_opt(gnet.SOBool.REUSE_ADDR, True)
-        listener.bind_addr(given.port, given.address)
-        listener.listen()
-    except (OSError, ValueError) as error:
-        sys.exit(f"echo_server: {error}")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, listener.close)
-    address, port = listener.get_local_addr()
-    print(f"listening on {f'[{address}]' if ':' in address else address}:{port}")
-    print(f"try: nc {address} {port}", flush=True)
+    with gnet.new_socket(gnet.AF_INET6 if ":" in given.address else gnet.AF_INET) as listener:
+        try:
+            listener.set_sock_opt(gnet.SOBool.REUSE_ADDR, True)
+            listener.bind_addr(given.port, given.address)
+            listener.listen()
+        except (OSError, ValueError) as error:
+            sys.exit(f"echo_server: {error}")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            gevent.signal_handler(number, listener.close)
+        address, port = listener.get_local_addr()
+        print(f"listening on {f'[{address}]' if ':' in address else address}:{port}")
+        print(f"try: nc {address} {port}", flush=True)
 
-    clients: set[gnet.Socket] = set()
-    handlers = Group()
-    with suppress(gnet.ClosedError):  # by the signal
-        while True:
-            client = listener.accept()
-            clients.add(client)
-            handlers.spawn(echo, client, clients)
+        clients: set[gnet.Socket] = set()
+        handlers = Group()
+        with suppress(gnet.ClosedError):  # by the signal
+            while True:
+                client = listener.accept()
+                clients.add(client)
+                handlers.spawn(echo, client, clients)
 
     for client in list(clients):
         with suppress(OSError):

@@ -32,14 +32,6 @@ def serve(client: gnet.Socket, clients: set[gnet.Socket]) -> None:
     clients.discard(client)
 
 
-def listen(address: str, port: int) -> gnet.Socket:
-    listener = gnet.new_socket(gnet.AF_INET6 if ":" in address else gnet.AF_INET)
-    listener.set_sock_opt(gnet.SOBool.REUSE_ADDR, True)
-    listener.bind_addr(port, address)
-    listener.listen()
-    return listener
-
-
 def accept_until_closed(listener: gnet.Socket, clients: set[gnet.Socket], handlers: Group) -> None:
     while True:
         try:
@@ -69,18 +61,21 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="default: one that is free")
     parser.add_argument("--address", default="127.0.0.1", help="an IP address of this machine")
     given = parser.parse_args()
-    try:
-        listener = listen(given.address, given.port)
-    except (OSError, ValueError) as error:
-        sys.exit(f"ping_server: {error}")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, listener.close)
-    address, port = listener.get_local_addr()
-    print(f"listening on {f'[{address}]' if ':' in address else address}:{port}")
-    print(f"try: redis-benchmark -h {address} -p {port} -t ping_inline", flush=True)
-    clients: set[gnet.Socket] = set()
-    handlers = Group()
-    accept_until_closed(listener, clients, handlers)
+    with gnet.new_socket(gnet.AF_INET6 if ":" in given.address else gnet.AF_INET) as listener:
+        try:
+            listener.set_sock_opt(gnet.SOBool.REUSE_ADDR, True)
+            listener.bind_addr(given.port, given.address)
+            listener.listen()
+        except (OSError, ValueError) as error:
+            sys.exit(f"ping_server: {error}")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            gevent.signal_handler(number, listener.close)
+        address, port = listener.get_local_addr()
+        print(f"listening on {f'[{address}]' if ':' in address else address}:{port}")
+        print(f"try: redis-benchmark -h {address} -p {port} -t ping_inline", flush=True)
+        clients: set[gnet.Socket] = set()
+        handlers = Group()
+        accept_until_closed(listener, clients, handlers)
     drain(clients, handlers)
 
 

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import gnet
@@ -47,15 +47,13 @@ class Redis:
             raise reply
         return reply
 
-    def pipeline(self, commands: Iterable[Sequence[Word]]) -> list[Reply]:
+    def pipeline(self, commands: Sequence[Sequence[Word]]) -> list[Reply]:
         """Send all commands at once; give their replies in order, errors among them as `RedisError`."""
-        commands = list(commands)
         request = bytearray()
         for words in commands:
-            request += b"*%d\r\n" % len(words)
-            for word in words:
-                encoded = word if isinstance(word, bytes) else str(word).encode()
-                request += b"$%d\r\n%b\r\n" % (len(encoded), encoded)
+            encoded = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+            request += b"*%d\r\n" % len(encoded)
+            request += b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)
         try:
             self.socket.send(request)
             return [self._read_reply() for _ in commands]
@@ -79,15 +77,6 @@ class Redis:
         raise ConnectionError(f"expected a reply of Redis, got {line[:60]!r}")  # b"": it hung up
 
 
-def show(reply: Reply) -> None:
-    if isinstance(reply, list):
-        for item in reply:
-            show(item)
-    else:
-        text = b"(nil)" if reply is None else reply if isinstance(reply, bytes) else str(reply).encode()
-        sys.stdout.buffer.write(text + b"\n")
-
-
 def main() -> None:
     if len(sys.argv) < 3:
         sys.exit("usage: redis_client.py HOST:PORT COMMAND [ARGUMENT ...]")
@@ -95,9 +84,11 @@ def main() -> None:
     try:
         redis = Redis(host.strip("[]"), int(port))
         with redis.socket:
-            show(redis.command(*sys.argv[2:]))
+            reply = redis.command(*sys.argv[2:])
     except (OSError, ValueError, RedisError) as error:
         sys.exit(f"redis_client: {error}")
+    for item in reply if isinstance(reply, list) else [reply]:
+        print(item.decode(errors="replace") if isinstance(item, bytes) else item)
 
 
 if __name__ == "__main__":

@@ -313,14 +313,13 @@ class DataSocket(SocketHandle):
 
         Nim's send, which takes a partial write for an error, or repeats it from the start.
         """
-        limit = self._timeout if timeout is None else to_milliseconds(timeout)
         if flags is not _SAFE:
             is_safe(flags)
         writer = self._writer
-        self._writer.send(
+        writer.send(
             data if type(data) is bytes else as_bytes(data, "send"),
-            limit,
-            writer.coalesce and self._reader.has_data(),
+            self._timeout if timeout is None else to_milliseconds(timeout),
+            writer.coalesce and (bool(self._ready) or self._reader.has_data()),
         )
 
     def __iand__(self, data: bytes | bytearray | memoryview) -> Self:

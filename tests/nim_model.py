@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import errno
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 DISCONNECTIONS: Final = {errno.EPIPE, errno.ENETRESET, errno.ECONNRESET}
@@ -111,8 +112,8 @@ class End(enum.Enum):
     OF_TIME = enum.auto()
 
 
-class Raised(Exception):  # noqa: N818 - what the client's call raises, not an error of the model
-    """The client's call raises: the name as Nim has it, the errno of an OSError."""
+class Raised(Exception):
+    """What the client's call raises, no error of the model: the name as Nim has it, an OSError's errno."""
 
     def __init__(self, name: str, number: int | None = None) -> None:
         super().__init__(name, number)
@@ -186,7 +187,7 @@ class Kernel:
     def _readable(self) -> bool:
         return bool(self.arrived) or self.ended
 
-    def _pass(self, reached: Any, limit: float) -> bool:
+    def _pass(self, reached: Callable[[], bool], limit: float) -> bool:
         """Let the peer act until `reached()`, at most `limit` ms from now."""
         end = self.now + limit
         if reached():
@@ -203,7 +204,7 @@ class Kernel:
 
     def _needs_client(self) -> bool:
         step = self._steps[0]
-        return step[0] == "need" and self._from_client < step[1]
+        return bool(step[0] == "need" and self._from_client < step[1])
 
     def _run(self, until: float) -> None:
         """Take the peer's steps up to a moment."""
@@ -268,14 +269,15 @@ class Client:
             data, count = self._recv_checked(op["size"], timeout, safe)
             return {"r": data.hex(), "ret": count}
         if kind in ("recvPtr", "recvPtrT"):
-            # They have no flags, and never raise for what the network does.
-            data, count = self._recv(op["size"], timeout if kind == "recvPtrT" else -1, kind == "recvPtrT", True)
+            # The forms with a pointer have no flags, and never raise for what the network does.
+            timed = kind == "recvPtrT"
+            data, count = self._recv(op["size"], timeout if timed else -1, timed, True)
             return {"r": data.hex(), "ret": count}
         if kind == "skip":
             return {"ret": self._skip(op["size"], timeout)}
         if kind in ("send", "trySend", "sendPtr"):
             return self._send(kind, len(op["data"]) // 2 * op.get("rep", 1))
-        simple = {
+        simple: dict[str, Callable[[], Answer | None]] = {
             "has": lambda: {"r": bool(self._buffer)},
             "peer": self._peer,
             "local": lambda: {"r": ["127.0.0.1", True]},
@@ -349,7 +351,9 @@ class Client:
             to_the_end: go on until all is there, whether buffered or not.
         """
         wait = self._start(timeout)
+        # Whether a reset makes it forget what it has: between two reads it does, within one it does not.
         drops = to_the_end and (wait.limited or not self._buffered)
+        drops = drops and Rule.RESET_LOSES_NOTHING not in self._rules
         data = bytearray()
         while len(data) < size:
             byte = self._next(wait)
@@ -360,15 +364,13 @@ class Client:
             elif byte is End.OF_TIME:
                 self._give_back(data, Rule.TIMEOUT_KEEPS)
                 self._raise(byte, safe)
-            elif byte is End.OF_STREAM:
-                break
-            elif data and (not drops or Rule.RESET_LOSES_NOTHING in self._rules):
-                break
+            elif byte is End.RESET and (drops or not data):
+                if Rule.RESET_IS_AN_END not in self._rules:
+                    return b"", -1
+                self._raise(byte, safe)
+                return b"", 0
             else:
-                if Rule.RESET_IS_AN_END in self._rules:
-                    self._raise(byte, safe)
-                    return b"", 0
-                return b"", -1
+                break
         return bytes(data), len(data)
 
     def _skip(self, size: int, timeout: float) -> int:

@@ -19,6 +19,7 @@ import socket as stdlib_socket  # for its constants
 import struct
 import sys
 import termios
+import time
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -49,7 +50,8 @@ class ScriptedPeer:
         self.port: int = self._listener.getsockname()[1]
         self._connection: Any = None
         self._client: gnet.Socket | None = None
-        self._greenlet: gevent.Greenlet | None = None
+        self._now = 0.0  # by the script, which a late process does not change
+        self._greenlet: gevent.Greenlet[..., None] | None = None
         self._marks = Semaphore(0)
         self._client_is_done = Event()
 
@@ -68,6 +70,7 @@ class ScriptedPeer:
     def play(self, client: gnet.Socket) -> None:
         """Accept the connection that `client` has made and begin."""
         self._client = client
+        self._now = time.monotonic()
         self._greenlet = gevent.spawn(self._play)
 
     def wait_for_mark(self) -> None:
@@ -96,7 +99,8 @@ class ScriptedPeer:
             if kind == "send":
                 self._connection.sendall(bytes.fromhex(arguments[0]))
             elif kind == "sleep":
-                gevent.sleep(arguments[0] / 1000)
+                self._now += arguments[0] / 1000
+                self._sleep_until(self._now)
             elif kind == "mark":
                 self._wait_until_delivered({step[0] for step in self._script[:position]})
                 self._marks.release()
@@ -118,6 +122,12 @@ class ScriptedPeer:
             if not data:
                 break
             self.received += data
+        self._now = time.monotonic()
+
+    def _sleep_until(self, moment: float) -> None:
+        # The loop's own idea of "now" may be older than the process was kept from running.
+        gevent.get_hub().loop.update_now()
+        gevent.sleep(max(0, moment - time.monotonic()))
 
     def _wait_until_delivered(self, done: set[str]) -> None:
         """Wait until all that the steps `done` sent has arrived in the client's kernel."""

@@ -59,15 +59,15 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_servers_are_compared_in_every_scenario_with_the_bench_s_own_client(tmp_path: Path) -> None:
-    peers = [word for peer in ("gnet", "gevent", "asyncio") for word in ("--peer", peer)]
+    peers = [word for peer in ("gnet", "gevent", "asyncio", "floor") for word in ("--peer", peer)]
     sizes = ["--rounds", 2, "--requests", 100, "--idle", 10, 20]
     text, data = run_with_json("bench_servers.py", tmp_path, "--client", "python", *sizes, *peers)
     header, *rows = table_rows(text)
-    assert header[1:] == ["gnet", "gevent makefile", "asyncio streams", "aim"]
+    assert header[1:] == ["gnet read_line()", "gevent makefile", "asyncio streams", "bare epoll loop", "aim"]
     assert [row[-1] for row in rows] == ["≤ ×0.55", "≤ ×0.08", "≤ ×0.65", "≤ ×0.75", "≤ 9 KiB", "≤ 9 KiB"]
     assert all("×" in cell for row in rows for cell in row[1:-1])
     results = data["results"]
-    assert len(results) == 6 * 3
+    assert len(results) == 6 * 4
     assert all(len(entry["samples"]) == 2 for entry in results)
     assert all(
         sample > 0 for entry in results if entry["scenario"]["name"] != "idle" for sample in entry["samples"]

@@ -1,8 +1,8 @@
-"""gnet.buffers: what it costs. Time that grows with the bytes and no faster, work counted, memory let go of.
+"""gnet.buffers: what it costs. Time in proportion to the bytes, work counted, memory let go of.
 
-Where one segment holds all, the cost is counted and not measured: the segment is of a class that keeps account
-of what is searched, copied and split. Fault rows C7 to C9 (many lines, many segments) compare the processor
-time of a job with that of a quarter of it.
+Where one segment holds all, the cost is counted and not measured: the segment is of a class that keeps
+account of what is searched, copied and split. Fault rows C7 and C8 (many lines, many segments) compare the
+processor time of a job with that of a quarter of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from tests.test_buffers import (
     bare_cr_lines,
     filled,
     nim_kinds,
-    nim_lines,
     py_lines,
     rest_of,
 )
@@ -65,20 +64,18 @@ def ask_exactly(buffer: ReadBuffer, limit: int) -> bytes | None:
 # C7 to C9: many lines, many segments
 
 
-def cpu_seconds(run: Callable[[int], object], count: int) -> float:
-    """Give the CPU time of this process for `run(count)`, the better of two."""
-    seconds = []
-    for _ in range(2):
-        start = time.process_time()
-        run(count)
-        seconds.append(time.process_time() - start)
-    return min(seconds)
+def cpu_seconds(run: Callable[[int], object], argument: int) -> float:
+    """Give the CPU time of this process for `run(argument)`."""
+    start = time.process_time()
+    run(argument)
+    return time.process_time() - start
 
 
 def assert_linear(run: Callable[[int], object], count: int) -> None:
     """Four times as much must cost about four times as much; it would be sixteen if quadratic."""
-    a_quarter = cpu_seconds(run, count // 4)
-    assert cpu_seconds(run, count) < 8 * a_quarter
+    a_quarter = min(cpu_seconds(run, count // 4) for _ in range(2))
+    # A second chance, as the machine may have been slow in just this moment.
+    assert any(cpu_seconds(run, count) < 8 * a_quarter for _ in range(2))
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
@@ -122,7 +119,9 @@ def test_c8_a_message_in_a_million_segments_of_one_byte_costs_linear_time(ask: A
     assert_linear(read_one_message, 1_000_000)
 
 
-@pytest.mark.parametrize("ask", [ask_python_line, ask_until, lambda buffer, limit: buffer.take_until(b"\r\n", limit)])
+@pytest.mark.parametrize(
+    "ask", [ask_python_line, ask_until, lambda buffer, limit: buffer.take_until(b"\r\n", limit)]
+)
 def test_c8_segments_that_each_end_with_a_cr_cost_linear_time(ask: Ask) -> None:
     def read_one_message(count: int) -> None:
         buffer = ReadBuffer()
@@ -200,9 +199,10 @@ class Watched(bytes):
         return made
 
 
-# Bounds for one answer where a pattern wants the worst: some 5 µs each.
+# Bounds for one answer where a pattern wants the worst. To search a block costs as much as a call or two in
+# Python, but to split one into blank lines and to throw them away, a thousand times as much.
 LOOKED_AT: Final = 4 * BLOCK
-PIECES: Final = 300
+PIECES: Final = BLOCK // 8
 
 
 def watched(unit: bytes, size: int = CHUNK) -> ReadBuffer:
@@ -235,11 +235,11 @@ def test_many_python_lines_in_a_row_are_split_at_most_twice(unit: bytes) -> None
     assert_cost(found, CHUNK, looked_at=12 * CHUNK, pieces=3 + unit.count(b"\r"))
 
 
-@pytest.mark.parametrize("limit", [1, 100, BLOCK - 1])
+@pytest.mark.parametrize("limit", [1, BLOCK - 1])
 def test_lone_crs_under_a_small_limit_are_searched_a_block_each_at_most(limit: int) -> None:
-    found = sum(1 for _ in bare_cr_lines(watched(b"a\r"), limit))
-    assert found == CHUNK // 2 - 1
-    assert_cost(found, CHUNK, looked_at=LOOKED_AT * found, pieces=3)
+    found = sum(1 for _ in bare_cr_lines(watched(b"a\r", 8 * BLOCK), limit))
+    assert found == 4 * BLOCK - 1
+    assert_cost(found, 8 * BLOCK, looked_at=LOOKED_AT * found, pieces=3)
 
 
 @pytest.mark.parametrize(
@@ -257,15 +257,16 @@ def test_lone_crs_under_a_small_limit_are_searched_a_block_each_at_most(limit: i
 def test_lines_and_bytes_in_turns_do_not_split_the_segment_again_and_again(
     unit: bytes, count: int, size: int
 ) -> None:
-    buffer = watched(unit)  # as RESP and HTTP: lines, then counted data
+    segment = 8 * BLOCK // len(unit) * len(unit)
+    buffer = watched(unit, segment)  # as in RESP and HTTP: lines, then counted data
     found = 0
     while buffer:
         for _ in range(count):
             assert buffer.take_line(65536) is not None
             found += 1
         assert buffer.take_exactly(size) is not None
-    assert found == CHUNK // len(unit) * count
-    assert_cost(found, CHUNK, looked_at=LOOKED_AT * found, pieces=PIECES)
+    assert found == segment // len(unit) * count
+    assert_cost(found, segment, looked_at=LOOKED_AT * found, pieces=PIECES)
 
 
 @pytest.mark.parametrize(
@@ -313,10 +314,11 @@ def test_a_limit_below_a_block_does_not_make_a_list_of_lines_dear_to_ask_for() -
         while ready := buffer.ready_lines(limit, False):
             ready.pop()
 
-    # To look for the longest of all the lines each time was 400 times as dear.
-    assert cpu_seconds(lambda _: one_line_for_each_list(BLOCK - 1), 0) < 20 * cpu_seconds(
-        lambda _: one_line_for_each_list(BLOCK), 0
+    small, large = (
+        min(cpu_seconds(one_line_for_each_list, limit) for _ in range(2)) for limit in (BLOCK - 1, BLOCK)
     )
+    # To look for the longest of all the lines each time was 400 times as dear.
+    assert small < 20 * large
 
 
 # The count of work, for whoever shares the processor fairly
@@ -357,7 +359,9 @@ def held_bytes(buffer: ReadBuffer) -> int:
 @pytest.mark.parametrize("ask", [ask_line, ask_python_line, ask_bare_cr_line, ask_until, ask_exactly])
 @pytest.mark.parametrize("left", [b"", b"ab"])
 @all_kinds
-def test_a_buffer_that_has_no_answer_holds_only_what_was_not_taken(lines: Lines, left: bytes, ask: Ask) -> None:
+def test_a_buffer_that_has_no_answer_holds_only_what_was_not_taken(
+    lines: Lines, left: bytes, ask: Ask
+) -> None:
     count = CHUNK // 4
     buffer = filled(b"abc\n" * count + left)
     for _ in itertools.islice(lines(buffer, 65536), count):
@@ -379,13 +383,15 @@ def test_a_message_without_end_raises_before_it_holds_more_than_the_limit_and_a_
     ask: Ask, segment: int
 ) -> None:
     buffer = ReadBuffer()
-    fed = 0
-    with pytest.raises(LimitReachedError):
-        while fed < 2 * CHUNK:
+
+    def feed_and_ask() -> None:
+        for _ in range(2 * CHUNK // segment):
             buffer.feed(b"x" * segment)
-            fed += segment
             assert ask(buffer, 65536) is None
-    assert 65536 <= fed <= 65536 + segment
+
+    with pytest.raises(LimitReachedError):
+        feed_and_ask()
+    assert 65536 <= len(buffer) <= 65536 + segment
 
 
 def test_a_line_without_end_in_parts_never_holds_more_than_the_limit_and_two_segments() -> None:
@@ -399,5 +405,3 @@ def test_a_line_without_end_in_parts_never_holds_more_than_the_limit_and_two_seg
     assert given + len(buffer) == 500 * 4000
     # A bytearray that grows has an eighth to spare.
     assert most <= 1.2 * (65536 + 2 * 4000)
-
-

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,6 +25,8 @@ from hypothesis.stateful import (
 from gnet.buffers import LimitReachedError, ReadBuffer, WriteQueue
 
 pytestmark = pytest.mark.plain_only  # pure code: nothing that patching could change
+
+_T = TypeVar("_T")
 
 # The model: the two kinds of lines
 
@@ -54,6 +56,13 @@ def surely_in_line(data: bytes) -> int:
 def fewest_missing(data: bytes, delimiter: bytes) -> int:
     """How many bytes must come at least until `delimiter`, which is not in `data`, is complete."""
     return min(len(delimiter) - n for n in range(len(delimiter)) if data.endswith(delimiter[:n]))
+
+
+def answer_or_limit(call: Callable[..., _T], *arguments: Any) -> _T | LimitReachedError:
+    try:
+        return call(*arguments)
+    except LimitReachedError as limit:
+        return limit
 
 
 # What is drawn
@@ -197,15 +206,12 @@ class ReadBufferMachine(RuleBasedStateMachine):
     def take_until(self, delimiter: bytes, limit: int) -> None:
         data = self.rest()
         end = data.find(delimiter) + len(delimiter) if delimiter in data else None
-        try:
-            answer = self.buffer.take_until(delimiter, limit)
-        except LimitReachedError as error:
-            # The earliest end there can be is over the limit.
-            assert (end or len(data) + fewest_missing(data, delimiter)) > limit
-            assert error.limit == limit
-            assert error.seen == (end or len(data))
-            return
-        if end is None:
+        answer = answer_or_limit(self.buffer.take_until, delimiter, limit)
+        if isinstance(answer, LimitReachedError):
+            earliest_end = end or len(data) + fewest_missing(data, delimiter)
+            assert earliest_end > limit
+            assert (answer.seen, answer.limit) == (end or len(data), limit)
+        elif end is None:
             assert answer is None
             assert len(data) < limit, "a message that long can only get too long"
         else:
@@ -252,21 +258,18 @@ class ReadBufferMachine(RuleBasedStateMachine):
     def ready_lines(self, limit: int, bare_cr: bool, count: int) -> None:
         first, _ = next(self.lines(bare_cr), (None, 0))
         seen = surely_in_line(self.rest()) if first is None else len(first)
-        try:
-            ready = self.buffer.ready_lines(limit, bare_cr)
-        except LimitReachedError as error:
-            assert seen > limit
-            assert error.limit == limit
-            assert error.seen > limit
-            return
-        assert seen <= limit
-        if first is None:
-            assert ready is None
-            return
-        assert ready
-        assert max(map(len, ready)) <= limit
-        self.held, self.held_bare_cr = ready, bare_cr
-        self.pop_held_lines(count)
+        answer = answer_or_limit(self.buffer.ready_lines, limit, bare_cr)
+        if seen > limit:
+            assert isinstance(answer, LimitReachedError)
+            assert answer.limit == limit < answer.seen
+        elif first is None:
+            assert answer is None
+        else:
+            assert answer
+            assert not isinstance(answer, LimitReachedError)
+            assert max(map(len, answer)) <= limit
+            self.held, self.held_bare_cr = answer, bare_cr
+            self.pop_held_lines(count)
 
     @precondition(lambda self: self.held)
     @rule(count=st.integers(1, 5))
@@ -307,8 +310,8 @@ def test_a_read_buffer_answers_like_plain_bytes_and_a_position() -> None:
     run_state_machine_as_test(
         ReadBufferMachine,
         settings=settings(
-            max_examples=150,
-            stateful_step_count=40,
+            max_examples=300,
+            stateful_step_count=50,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
@@ -322,10 +325,13 @@ class WriteQueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.queue = WriteQueue()
         self.waiting = b""
+        self.went = 0  # since the queue was last empty
 
     @rule(data=st.binary(max_size=20))
     def append(self, data: bytes) -> None:
         self.queue.append(data)
+        if not self.waiting:
+            self.went = 0
         self.waiting += data
 
     @rule()
@@ -343,6 +349,7 @@ class WriteQueueMachine(RuleBasedStateMachine):
         self.append(meanwhile)
         self.queue.discard(sent)
         self.waiting = self.waiting[sent:]
+        self.went += sent
 
     @rule()
     def clear(self) -> None:
@@ -352,6 +359,7 @@ class WriteQueueMachine(RuleBasedStateMachine):
     @invariant()
     def the_size_is_that_of_what_waits(self) -> None:
         assert self.queue.size == len(self.waiting)
+        assert not self.waiting or self.queue.went == self.went
         assert copy.deepcopy(self.queue).joined() == self.waiting
 
 

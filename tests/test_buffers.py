@@ -63,7 +63,7 @@ def rest_of(buffer: ReadBuffer) -> bytes:
 def read_all(arrivals: Iterable[bytes], lines: Lines) -> tuple[list[bytes], bytes]:
     """Read lines after each arrival and once more at the end; give them and what is left."""
     buffer = ReadBuffer()
-    found = []
+    found: list[bytes] = []
     for data in arrivals:
         buffer.feed(data)
         found += lines(buffer, NO_LIMIT)
@@ -89,6 +89,7 @@ def in_threes(wire: bytes) -> list[bytes]:
 
 cuts = pytest.mark.parametrize("cut", [whole, byte_by_byte, in_threes])
 
+NO_ENDS: Final = b"\x0b\x0c\x1c\x1d\x1e\x85\xe2\x80\xa8"  # they end lines of a str, but none of bytes
 NUMBERS: Final = [b"%d" % number for number in range(40)]
 
 # The wire, its lines where LF, CRLF and a lone CR end one, and what is left.
@@ -109,8 +110,7 @@ NIM_CASES: Final = [
     (b"\r\n" * 9 + b"a", [b""] * 9, b"a"),
     (b"\0\n\0\0\r\n\0", [b"\0", b"\0\0"], b"\0"),
     (b" a \t\n", [b" a \t"], b""),
-    # What ends a line of a str, but none of bytes.
-    (b"\x0b\x0c\x1c\x1d\x1e\x85\xe2\x80\xa8\n\xff\n", [b"\x0b\x0c\x1c\x1d\x1e\x85\xe2\x80\xa8", b"\xff"], b""),
+    (NO_ENDS + b"\n\xff\n", [NO_ENDS, b"\xff"], b""),
     (b"\n".join(NUMBERS), NUMBERS[:-1], NUMBERS[-1]),
     (b"\r\n".join(NUMBERS) + b"\r\n", NUMBERS, b""),
     (b"\r".join(NUMBERS) + b"\r", NUMBERS, b""),
@@ -131,7 +131,7 @@ PY_CASES: Final = [
     (b"\r\r\n\r\r\r\n", [b"\r", b"\r\r"], b""),
     (b"\r\n" * 9 + b"a", [b""] * 9, b"a"),
     (b"\0\n\0\r\0\r\n\0", [b"\0", b"\0\r\0"], b"\0"),
-    (b"\x0b\x0c\x1c\x1d\x1e\x85\xe2\x80\xa8\n\xff\n", [b"\x0b\x0c\x1c\x1d\x1e\x85\xe2\x80\xa8", b"\xff"], b""),
+    (NO_ENDS + b"\n\xff\n", [NO_ENDS, b"\xff"], b""),
     (b"\n".join(NUMBERS), NUMBERS[:-1], NUMBERS[-1]),
     (b"\r\n".join(NUMBERS) + b"\r\n", NUMBERS, b""),
     (b"\r".join(NUMBERS) + b"\r", [], b"\r".join(NUMBERS) + b"\r"),
@@ -268,9 +268,8 @@ def test_lines_over_a_limit_that_became_smaller_are_not_given() -> None:
 def test_ready_lines_hold_no_line_over_the_limit_behind_the_first() -> None:
     for bare_cr in (False, True):
         buffer = filled(b"a\nbb\nccc\ndddd\n")
-        found = []
         with pytest.raises(LimitReachedError):
-            found += py_lines(buffer, 2, bare_cr)
+            list(py_lines(buffer, 2, bare_cr))
         assert rest_of(buffer) == b"ccc\ndddd\n"
 
 
@@ -323,7 +322,7 @@ def test_a_delimiter_may_come_in_pieces_at_any_cut() -> None:
     wire = b"x" * 20 + b"\r\n\r" + b"y\r\n\r\n" + b"z"
     for pieces in (byte_by_byte(wire), in_threes(wire), [wire], *([wire[:n], wire[n:]] for n in range(30))):
         buffer = ReadBuffer()
-        found = []
+        found: list[bytes] = []
         for piece in pieces:
             buffer.feed(piece)
             while (message := buffer.take_until(b"\r\n\r\n", 100)) is not None:
@@ -360,7 +359,7 @@ def test_c2_read_line_gives_a_line_of_the_limit_whole_and_a_longer_one_in_parts(
 ) -> None:
     exact, longer = b"x" * limit, b"y" * (limit + 1)
     buffer = ReadBuffer()
-    found = []
+    found: list[bytes] = []
     for piece in cut(exact + end + longer + end + exact + end + b"z"):
         buffer.feed(piece)
         while (line := buffer.take_line(limit)) is not None:
@@ -395,7 +394,7 @@ def test_c2_lines_may_have_just_the_limit_without_their_end(
 ) -> None:
     expected = [b"x" * limit, b"", b"y" * (limit - 1), b"z" * limit]
     buffer = ReadBuffer()
-    found = []
+    found: list[bytes] = []
     for piece in cut(end.join(expected) + end):
         buffer.feed(piece)
         found += lines(buffer, limit)
@@ -412,11 +411,10 @@ def test_c2_lines_over_the_limit_raise_as_soon_as_that_is_sure_and_take_nothing(
         assert list(lines(filled(ok), limit)) == []
     for too_long in (exact + b"y", exact + b"y\n", exact + b"y\r\n", exact + b"y\r"):
         buffer = filled(b"ok\n" if limit > 1 else b"\n", too_long)
-        found = []
+        found: list[bytes] = []
         with pytest.raises(LimitReachedError) as caught:
-            for line in lines(buffer, limit):
-                found.append(line)
-        assert (len(found), rest_of(buffer)) == (1, too_long)
+            found.extend(lines(buffer, limit))
+        assert (found, rest_of(buffer)) == ([b"ok" if limit > 1 else b""], too_long)
         assert caught.value.limit == limit
         assert limit < caught.value.seen <= len(too_long)
 

@@ -183,10 +183,12 @@ class ScriptedTransport:
         """Follow a script.
 
         Args:
-            gives: what each `receive` gives; `None` is nothing, after the last it is the end of stream.
+            gives: what arrives, piece by piece; `None` is nothing, after the last comes the end of stream.
             takes: how many bytes each `send` takes; after the last, all.
         """
         self._gives = iter(gives)
+        self._piece = b""
+        self._given = 0  # of the piece
         self._takes = iter(takes)
         self.drained = False
         self.failure: OSError | None = None
@@ -195,16 +197,24 @@ class ScriptedTransport:
         self.log: list[str] = []
 
     def receive(self, size: int) -> bytes | None:
-        data = next(self._gives, b"")
+        data = self._here(size)
+        if data is not None:
+            self._given += len(data)
         self.drained = data is None or len(data) < size
-        if data is None:
-            self.log.append("nothing")
-            return None
-        self.log.append("received")
-        return data[:size]
+        return data
 
     def peek(self, size: int) -> bytes | None:
-        raise NotImplementedError("no test needs it")
+        return self._here(size)
+
+    def _here(self, size: int) -> bytes | None:
+        if self._given == len(self._piece):
+            piece = next(self._gives, b"")
+            if piece is None:
+                self.log.append("nothing")
+                return None
+            self._piece, self._given = piece, 0
+        self.log.append("received")
+        return self._piece[self._given : self._given + size]
 
     def send(self, data: bytes | memoryview) -> int:
         count = min(next(self._takes, len(data)), len(data))

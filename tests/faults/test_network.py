@@ -314,8 +314,9 @@ def test_a8_a_block_deadline_holds_while_bytes_drip() -> None:
 # A22: urgent data
 
 
-def test_a22_an_urgent_byte_does_not_put_lines_out_of_step() -> None:
-    with connection() as (ours, peer):
+@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
+def test_a22_an_urgent_byte_does_not_put_lines_out_of_step(buffered: bool) -> None:
+    with connection(buffered=buffered) as (ours, peer):
         peer.sendall(b"one\nt")
         peer.send(b"!", socket.MSG_OOB)
         peer.sendall(b"wo\nthree\n")
