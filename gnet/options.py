@@ -138,6 +138,6 @@ def Port(number: int) -> int:  # noqa: N802 - Nim's type name; a function, for t
         number = int(number)
     if not 0 <= number <= _MAX_PORT:
         # Not the number itself where it is huge: Python refuses to print more than 4,300 digits.
-        shown = str(number) if number.bit_length() <= 64 else f"a number of {number.bit_length()} bits"
+        shown = str(number) if number.bit_length() <= 256 else f"a number of {number.bit_length()} bits"
         raise ValueError(f"port: expected 0 to {_MAX_PORT}, got {shown}")
     return number
