@@ -232,11 +232,8 @@ class ReadBuffer:
     def take_ready_line(self, max_length: int) -> bytes | None:
         """`take_line`, but only from the lines split ahead; `None` also if there are none."""
         ready = self.nim_ready
-        if ready:
-            line = ready.pop()
-            if len(line) <= max_length:
-                return line or (_CRLF if max_length else b"")
-            ready.append(line)
+        if ready and len(ready[-1]) <= max_length:
+            return ready.pop() or _CRLF
         return None
 
     def take_line(self, max_length: int) -> bytes | None:
@@ -249,6 +246,8 @@ class ReadBuffer:
             line is complete. A CR at the end of what is here waits for the byte behind it (an LF
             belongs to it), unless the stream has ended.
         """
+        if not max_length:
+            return b""
         if self.nim_ready:
             line = self.take_ready_line(max_length)
             if line is not None:
@@ -256,7 +255,7 @@ class ReadBuffer:
         elif not self._start and self._long_tail is None and not self._py_ready:
             # A shortcut for request and response: the chunk is one whole line.
             chunk = self._chunk
-            if not chunk and max_length and not self._scanned:
+            if not chunk and not self._scanned:
                 return None
             end = chunk.find(b"\n", self._scanned)
             if 0 < end <= max_length and end + 1 == len(chunk):

@@ -18,7 +18,7 @@ from gnet.addresses import IpAddress, describe_sock_addr, ip_family, sock_addr_t
 from gnet.checks import check_size
 from gnet.datagrams import DatagramReader, DatagramWriter
 from gnet.deadlines import Deadline, Timeout, to_milliseconds
-from gnet.errors import ClosedError, TimeoutError
+from gnet.errors import ClosedError, TimeoutError, named_error
 from gnet.handles import SocketHandle
 from gnet.names import check_host, resolve
 from gnet.options import (
@@ -375,6 +375,9 @@ class DataSocket(SocketHandle):
                 if not deadline.owns(expired):
                     raise
                 raise deadline.error(f"send_to {host}:{number} (looking up the name)") from None
+            except OSError as error:
+                deadline.close()
+                raise named_error(error, f"send_to {host}:{number}") from error
             except BaseException:
                 deadline.close()
                 raise

@@ -197,6 +197,7 @@ class PlainTransport:
     """
 
     __slots__ = (
+        "_connecting",
         "_hub",
         "_readable",
         "_released",
@@ -220,6 +221,7 @@ class PlainTransport:
         self.drained = False
         self.failure: OSError | None = None
         self.closed = False
+        self._connecting = False  # a connect is under way
         self._released = False  # the descriptor is no longer ours
         self._hub: Hub = gevent.get_hub()
         self._thread = get_ident()
@@ -338,7 +340,13 @@ class PlainTransport:
         if get_ident() != self._thread:
             raise self._wrong_thread()
         code = self.socket.connect_ex(sockaddr)
-        return 0 if code == errno.EISCONN else code
+        if code in (errno.EINPROGRESS, errno.EALREADY):
+            self._connecting = True
+        elif self._connecting:
+            self._connecting = False
+            if code == errno.EISCONN:  # the attempt that was under way
+                return 0
+        return code
 
     # ------------------------------------------------------------------ state
 

@@ -80,10 +80,13 @@ _UNITS: Final = [
     b"ab\r\n",
     b"a\rb\n",
     b"x" * 79 + b"\n",
+    b"x" * 109 + b"\r\n" + b"y" * 110 + b"\n",
+    b"x" * 200 + b"\r\n",
+    b"x" * 200 + b"\r" + b"y" * 200 + b"\r\n",
     b"x" * 5000 + b"\r\n",
 ]
-# On both sides of what the buffer joins (4,096), of what it splits ahead (8,192) and of twice that.
-_SIZES: Final = [4095, 4096, 4097, 8190, 8191, 8192, 8193, 8194, 16383, 16384, 16385, 20480]
+# On both sides of what the buffer joins (4,096) and of what it splits ahead (2,048 to 32,768).
+_SIZES: Final = [256, 2047, 2048, 2049, 4095, 4096, 4097, 8192, 32766, 32767, 32768, 32769, 40_000]
 
 # Arrivals before the stream may end or be dropped; else most walks would be short.
 _EARLIEST_END: Final = 4
@@ -92,7 +95,7 @@ mixed_ends = st.lists(st.sampled_from(_PIECES), min_size=1, max_size=14).map(b""
 long_runs = st.builds(
     lambda unit, size: (unit * (size // len(unit) + 1))[:size],
     st.sampled_from(_UNITS),
-    st.sampled_from(_SIZES) | st.integers(1, 20480),
+    st.sampled_from(_SIZES) | st.integers(1, 20_000),
 )
 delimiters = st.sampled_from([b"\r\n", b"\n", b"\r", b"|", b"\n\r", b"aa", b"\r\n\r", b"ab|"])
 small_sizes = st.integers(0, 9)
@@ -113,6 +116,7 @@ class ReadBufferMachine(RuleBasedStateMachine):
         self.held: list[bytes] = []  # the list that ready_lines() gave last
         self.held_bare_cr = False
         self.handed_out = 0  # lines and takes
+        self.nim_ready = self.buffer.nim_ready
 
     def rest(self) -> bytes:
         return self.fed[self.position :]
@@ -250,6 +254,13 @@ class ReadBufferMachine(RuleBasedStateMachine):
         if line is not None:
             self.expect_line(line, limit, self.eof)
 
+    @precondition(lambda self: self.buffer.nim_ready)
+    @rule(count=st.integers(1, 9))
+    def pop_nim_ready_lines(self, count: int) -> None:
+        for _ in range(min(count, len(self.buffer.nim_ready))):
+            line = self.buffer.nim_ready.pop() or b"\r\n"
+            self.expect_line(line, len(line), self.eof)
+
     @rule(limit=limits)
     def take_last_line(self, limit: int) -> None:
         self.expect_line(self.buffer.take_last_line(limit), limit, True)
@@ -290,7 +301,7 @@ class ReadBufferMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost_and_nothing_comes_twice(self) -> None:
-        assert bool(self.buffer) == bool(self.rest())
+        assert self.buffer.has_data() == bool(self.rest())
         assert self.buffer.eof == self.eof
         # A copy, as to ask the buffer itself would bring it back into its simplest state.
         assert copy.deepcopy(self.buffer).take(len(self.fed) + 1) == self.rest()
@@ -303,6 +314,13 @@ class ReadBufferMachine(RuleBasedStateMachine):
     def a_list_of_ready_lines_holds_the_next_lines_or_nothing(self) -> None:
         expected = self.lines(self.held_bare_cr)
         for line in reversed(self.held):
+            assert line == next(expected)[0]
+
+    @invariant()
+    def lines_split_ahead_are_the_next_lines_in_always_the_same_list(self) -> None:
+        assert self.buffer.nim_ready is self.nim_ready
+        expected = self.lines(bare_cr=True)
+        for line in reversed(self.nim_ready):
             assert line == next(expected)[0]
 
 

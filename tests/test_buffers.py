@@ -18,10 +18,11 @@ pytestmark = pytest.mark.plain_only  # pure code: nothing that patching could ch
 
 NO_LIMIT: Final = 10_000_000
 
-# What the buffer joins at most, and what it splits ahead at most. The tests hold for any other sizes,
+# What the buffer joins at most, and the bounds of what it splits ahead. The tests hold for any other sizes,
 # but it is around these that mistakes would hide.
 JOINED: Final = 4096
-BLOCK: Final = 8192
+BLOCK: Final = 2048
+LARGEST_BLOCK: Final = 32768
 
 Lines = Callable[[ReadBuffer, int], Iterator[bytes]]
 
@@ -173,23 +174,60 @@ def test_python_lines_do_not_depend_on_where_the_one_cut_is(
         assert read_all([wire[:at], wire[at:]], py_lines) == (expected, left), f"cut at {at}"
 
 
-@all_kinds
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-@pytest.mark.parametrize("edge", [JOINED, BLOCK, 2 * BLOCK])
-def test_lines_do_not_depend_on_the_sizes_inside(edge: int, end: bytes, lines: Lines) -> None:
-    for length in range(edge - 12, edge + 3):
-        # Four lines ahead, so that the long one is at the edge of a block that is split ahead.
-        expected = [b"1", b"2", b"3", b"4", b"x" * length, b"", b"6"]
-        wire = end.join(expected) + end
-        for at in (0, 4 * (1 + len(end)) + length, 4 * (1 + len(end)) + length + 1, len(wire)):
-            assert read_all([wire[:at], wire[at:]], lines) == (expected, b""), f"{length} bytes, cut at {at}"
+# Four lines before, as lines are split ahead only in a row; long ones are split in another way.
+AHEAD: Final = [b"1\n", b"1\r\n", b"1\r", b"x" * 200 + b"\n", b"x" * 200 + b"\r\n"]
 
 
 @nim_kinds
-@pytest.mark.parametrize("length", range(BLOCK - 12, BLOCK + 3))
-def test_lone_crs_at_the_edge_of_a_block_end_lines(length: int, lines: Lines) -> None:
-    expected = [b"1", b"2", b"3", b"4", b"x" * length, b"", b"y" * length]
-    assert read_all([b"\r".join(expected) + b"\r"], lines) == (expected, b"")
+@pytest.mark.parametrize("ahead", AHEAD)
+def test_nim_lines_do_not_depend_on_being_split_ahead(ahead: bytes, lines: Lines) -> None:
+    before = [ahead.rstrip(b"\r\n")] * 4
+    for wire, expected, left in NIM_CASES:
+        if ahead.endswith(b"\r") and wire.startswith(b"\n"):
+            continue  # this LF would belong to that CR
+        assert read_all([4 * ahead + wire], lines) == (before + expected, left)
+        long_lines = [line.replace(b"a", b"a" * 150) for line in expected]
+        long_wire = 4 * ahead + wire.replace(b"a", b"a" * 150)
+        assert read_all([long_wire], lines) == (before + long_lines, left.replace(b"a", b"a" * 150))
+
+
+@pytest.mark.parametrize("ahead", AHEAD)
+def test_python_lines_do_not_depend_on_being_split_ahead(ahead: bytes) -> None:
+    if ahead.endswith(b"\r"):
+        ahead += b"1\n"
+    before = [ahead.rstrip(b"\r\n")] * 4
+    for wire, expected, left in PY_CASES:
+        assert read_all([4 * ahead + wire], py_lines) == (before + expected, left)
+        long_wire = 4 * ahead + wire.replace(b"a", b"a" * 150)
+        long_lines = [line.replace(b"a", b"a" * 150) for line in expected]
+        assert read_all([long_wire], py_lines) == (before + long_lines, left.replace(b"a", b"a" * 150))
+
+
+@all_kinds
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("edge", [BLOCK, JOINED, LARGEST_BLOCK])
+@pytest.mark.parametrize("ahead", [b"1", b"x" * 100])
+def test_lines_do_not_depend_on_the_sizes_inside(ahead: bytes, edge: int, end: bytes, lines: Lines) -> None:
+    before = 4 * [ahead]
+    for length in range(edge - 12, edge + 3):
+        for line in (length, length - len(end.join([*before, b""]))):
+            expected = [*before, b"x" * line, b"", b"6"]
+            wire = end.join(expected) + end
+            line_end = wire.index(b"x" * line) + line
+            for at in (0, line_end, line_end + 1, len(wire)):
+                assert read_all([wire[:at], wire[at:]], lines) == (expected, b""), (
+                    f"{line} bytes, cut at {at}"
+                )
+
+
+@nim_kinds
+@pytest.mark.parametrize("edge", [BLOCK, LARGEST_BLOCK])
+@pytest.mark.parametrize("ahead", [b"1", b"x" * 100])
+def test_lone_crs_at_the_edge_of_a_block_end_lines(ahead: bytes, edge: int, lines: Lines) -> None:
+    for length in range(edge - 12, edge + 3):
+        for line in (length, length - 4 * len(ahead) - 4):
+            expected = [*(4 * [ahead]), b"x" * line, b"", b"y" * line]
+            assert read_all([b"\r".join(expected) + b"\r"], lines) == (expected, b""), f"{line} bytes"
 
 
 # Lines one at a time among other calls
@@ -229,6 +267,15 @@ def test_a_line_is_found_after_a_search_for_crlf_found_none() -> None:
     assert buffer.ready_lines(100, True) == [b"abc"]
 
 
+def test_a_line_is_found_before_one_that_came_after_a_search_for_something_else() -> None:
+    # Once, this gave b"a\nbc": the shortcut for a segment of one line began where the search had ended.
+    for delimiter in (b"|", b"\r\n", b"\r"):
+        buffer = filled(b"a\nb")
+        assert buffer.take_until(delimiter, 100) is None
+        buffer.feed(b"c\n")
+        assert [buffer.take_line(100) for _ in range(3)] == [b"a", b"bc", None]
+
+
 def test_a_delimiter_is_found_after_a_search_for_another_found_none() -> None:
     delimiters = [b"\n", b"\r", b"\r\n", b"\n\r", b"|", b"x|"]
     for first, second in itertools.permutations(delimiters, 2):
@@ -256,8 +303,8 @@ def test_ready_lines_that_were_not_popped_are_there_for_whoever_reads_next() -> 
 
 
 def test_lines_over_a_limit_that_became_smaller_are_not_given() -> None:
-    # Once, a limit of 8,192 and more was never compared with what had been split ahead.
-    for length, limit in ((10_000, BLOCK), (100, 99), (BLOCK + 1, BLOCK)):
+    # Once, a limit of at least a block was never compared with what had been split ahead.
+    for length, limit in ((100, 99), (BLOCK + 1, BLOCK), (10_000, 8192), (LARGEST_BLOCK + 1, LARGEST_BLOCK)):
         for bare_cr in (False, True):
             buffer = filled(b"x" * length + b"\nb\n")
             assert buffer.ready_lines(NO_LIMIT, bare_cr)
@@ -277,7 +324,7 @@ def test_clear_empties_the_list_of_a_running_loop_too() -> None:
     buffer = filled(b"a\nb\nc\n")
     ready = buffer.ready_lines(9, False)
     buffer.clear()
-    assert (ready, bool(buffer), len(buffer), buffer.take_line(9)) == ([], False, 0, None)
+    assert (ready, buffer.has_data(), len(buffer), buffer.take_line(9)) == ([], False, 0, None)
     buffer.feed(b"d\n")
     assert buffer.take_line(9) == b"d"
 
@@ -290,6 +337,17 @@ def test_take_ready_line_gives_only_what_was_split_ahead() -> None:
     assert buffer.take_line(4) == b"1234"
     assert buffer.take_ready_line(9) is None
     assert rest_of(buffer) == b"5\n8\n"
+
+
+def test_a_line_popped_from_those_split_ahead_is_taken() -> None:
+    buffer = filled(b"1\n2\n3\n4\n5\n\n7\n8")
+    ready = buffer.nim_ready
+    assert ready == []
+    assert [buffer.take_line(9) for _ in range(4)] == [b"1", b"2", b"3", b"4"]
+    assert [ready.pop(), ready.pop()] == [b"5", b""]
+    assert rest_of(buffer) == b"7\n8"
+    assert ready == []
+    assert buffer.nim_ready is ready
 
 
 def test_the_last_line_is_told_that_no_lf_follows() -> None:
@@ -330,7 +388,7 @@ def test_a_delimiter_may_come_in_pieces_at_any_cut() -> None:
         assert (found, rest_of(buffer)) == ([wire[:-1]], b"z")
 
 
-@pytest.mark.parametrize("ahead", [0, JOINED, BLOCK])
+@pytest.mark.parametrize("ahead", [0, JOINED, LARGEST_BLOCK])
 def test_a_message_with_its_delimiter_may_have_just_the_limit(ahead: int) -> None:
     limit = ahead + 6
     exact = b"x" * ahead + b"1234||"
@@ -347,7 +405,9 @@ def test_a_message_with_its_delimiter_may_have_just_the_limit(ahead: int) -> Non
 # C2: at the limit, to the byte
 
 # Limits inside what is split ahead, around it, and beyond.
-limits = pytest.mark.parametrize("limit", [1, 5, BLOCK - 2, BLOCK - 1, BLOCK, BLOCK + 1, 65536])
+limits = pytest.mark.parametrize(
+    "limit", [1, 5, BLOCK - 1, BLOCK, BLOCK + 1, LARGEST_BLOCK - 1, LARGEST_BLOCK, 65536]
+)
 ends = pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 
 
@@ -448,7 +508,9 @@ def test_c4_a_lone_cr_ends_nim_lines_and_is_data_in_python_lines() -> None:
     assert list(py_lines(filled(wire), 9)) == [b"a\rb", b"c\r", b"d", b"\re"]
 
 
-c5_starts = pytest.mark.parametrize("start", [b"", b"a", b"a" * (JOINED + 9), b"a" * (2 * BLOCK)], ids=len)
+c5_starts = pytest.mark.parametrize(
+    "start", [b"", b"a", b"a" * (JOINED + 9), b"a" * (2 * LARGEST_BLOCK)], ids=len
+)
 
 
 @c5_starts
@@ -476,7 +538,7 @@ def test_c5_another_cr_makes_the_first_one_end_its_line_and_waits_itself(start: 
     assert rest_of(buffer) == b"\r"
     buffer.feed(b"\n")
     assert list(lines(buffer, NO_LIMIT)) == [b""]
-    assert not buffer
+    assert not buffer.has_data()
 
 
 @c5_starts

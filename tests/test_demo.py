@@ -1,0 +1,280 @@
+"""`make demo`'s program, loadtests/demo.py: what it prints, what it leaves behind, and when it fails."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LOADTESTS = ROOT / "loadtests"
+PATIENCE = 50.0  # seconds for what takes about five
+
+pytestmark = pytest.mark.plain_only
+
+# Servers that do not do what the demo asks of them: the ping server with one thing changed.
+WRONG_SERVER = """
+import sys
+sys.path.insert(0, {examples!r})
+sys.argv[1:] = []
+import ping_server
+{change}
+"""
+
+
+@pytest.fixture
+def wrong_server(tmp_path: Path) -> Callable[[str], str]:
+    """`wrong_server(code)` gives the command of a ping server that is changed and run by `code`."""
+
+    def write(change: str) -> str:
+        program = tmp_path / "wrong_server.py"
+        program.write_text(WRONG_SERVER.format(examples=str(ROOT / "examples"), change=change))
+        return f"{sys.executable} {program}"
+
+    return write
+
+
+@pytest.fixture
+def start_demo(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the demo with its files in `tmp_path`, which the command lines of all its processes name."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+            # Copied, so that the server's command line has the folder's name in it too.
+            server = Path(shutil.copy(ROOT / "examples" / "ping_server.py", tmp_path))
+            if "--server" not in arguments:
+                arguments = ("--server", f"{sys.executable} {server}", *arguments)
+            process = subprocess.Popen(
+                [sys.executable, str(LOADTESTS / "demo.py"), "--output", str(tmp_path / "out"), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            stack.callback(process.stderr.close)
+            stack.callback(process.stdout.close)
+            return process
+
+        yield start
+
+
+def processes_of(tmp_path: Path) -> list[str]:
+    """The command lines that name the folder of this test."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs /proc")
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it has ended meanwhile
+        if str(tmp_path) in command:
+            found.append(command)
+    return found
+
+
+def test_the_demo_drives_the_server_and_says_how_that_went(
+    start_demo: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = start_demo("--seconds", "2", "--users", "10")
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output + errors
+    assert output.endswith("OK: nothing failed\n")
+    total = re.search(
+        r"^total +([\d,]+) +0 +[\d,]+\.\d +(\d+\.\d{3}) +(\d+\.\d{3}) +(\d+\.\d{3}) ", output, re.M
+    )
+    assert total is not None, output
+    requests = int(total[1].replace(",", ""))
+    p50, p95, p99 = (float(total[index]) for index in (2, 3, 4))
+    assert requests > 100
+    assert 0 < p50 <= p95 <= p99
+    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert figures["failures"] == []
+    counts = {name: times["count"] for name, times in figures["times_ns"].items()}
+    assert counts.keys() == {"connect", "line", "line in parts"}
+    assert sum(counts.values()) == requests
+    assert counts["connect"] == 10
+    assert 0.1 < counts["line in parts"] / counts["line"] < 0.5  # 0.25 on the average
+    assert figures["line_bytes"]["least"] == 10
+    assert re.search(r"Server drained in \d+ ms after SIGTERM, status 0", output)
+    assert f"Report: {tmp_path / 'out' / 'report.html'}" in output
+    assert "line in parts" in (tmp_path / "out" / "report.html").read_text()
+    assert "Aggregated" in output + errors  # Locust's own progress
+    assert processes_of(tmp_path) == []
+
+
+def test_the_demo_shows_redis_benchmark_where_it_is_installed(
+    start_demo: Callable[..., subprocess.Popen[str]], needs_program: Callable[[str], str]
+) -> None:
+    needs_program("redis-benchmark")
+    process = start_demo("--seconds", "1", "--users", "5")
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output + errors
+    for title in ("one in flight", "32 in flight"):
+        assert re.search(rf"^  {title} +[\d,]+ requests/s   p50 \d+\.\d+   p95 .* ms$", output, re.M), output
+
+
+def test_the_demo_says_that_redis_benchmark_is_missing(
+    start_demo: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = start_demo("--seconds", "1", "--users", "5", PATH=str(tmp_path))
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output + errors
+    assert "redis-benchmark is not installed (Debian package redis-tools)" in output
+
+
+FAULTS = {
+    "wrong answer": (
+        "ping_server.ANSWER = b'+PUNG\\r\\n'; ping_server.main()",
+        "WrongAnswerError: expected b'+PONG', got b'+PUNG'",
+    ),
+    "two answers": (
+        "ping_server.ANSWER *= 2; ping_server.main()",
+        "WrongAnswerError: more than one answer",
+    ),
+    "no answer": (
+        "ping_server.serve = lambda client, clients: client.close(); ping_server.main()",
+        "EOFError: the server closed the connection instead of answering",
+    ),
+    "no drain": ("ping_server.main(); sys.exit(3)", "FAILED: the server ended with status 3 after SIGTERM"),
+    "reset at the end": (
+        "ping_server.drain = lambda clients, handlers: [reset(client) for client in list(clients)]\n"
+        "def reset(client):\n"
+        "    client.set_sock_opt(ping_server.socket.SO_LINGER, b'\\1\\0\\0\\0' + bytes(4), "
+        "ping_server.socket.SOL_SOCKET)\n"
+        "    client.close()\n"
+        "ping_server.main()",
+        "FAILED: an idle connection did not end in order: ",
+    ),
+    "does not end": (
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); ping_server.gevent.signal_handler = "
+        "lambda *_: None; ping_server.main()",
+        "FAILED: the server did not end within 5 s of SIGTERM",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_demo_fails_when_the_server_is_at_fault(
+    start_demo: Callable[..., subprocess.Popen[str]],
+    wrong_server: Callable[[str], str],
+    tmp_path: Path,
+    fault: str,
+) -> None:
+    change, complaint = FAULTS[fault]
+    process = start_demo("--server", wrong_server(change), "--seconds", "1", "--users", "3", PATH="/nowhere")
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, output + errors
+    assert complaint in output
+    assert "\nFAILED: " in output
+    assert processes_of(tmp_path) == []
+
+
+UNUSABLE = {
+    "ends at once": (
+        "-c 'import sys; sys.exit(7)'",
+        "demo: the server ended with status 7 before it listened",
+    ),
+    "is killed": (
+        "-c 'import os; os.kill(os.getpid(), 9)'",
+        "demo: the server ended with signal SIGKILL before",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_a_server_that_does_not_start_is_one_line(
+    start_demo: Callable[..., subprocess.Popen[str]], case: str
+) -> None:
+    arguments, complaint = UNUSABLE[case]
+    process = start_demo("--server", f"{sys.executable} {arguments}")
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, output) == (1, "")
+    assert errors.startswith(complaint)
+    assert errors.count("\n") == 1
+
+
+def test_a_server_that_is_not_there_is_one_line(start_demo: Callable[..., subprocess.Popen[str]]) -> None:
+    process = start_demo("--server", "/nowhere/server")
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, output) == (1, "")
+    assert errors.startswith("demo: the server can not be started: ")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_an_interrupted_demo_leaves_no_process_behind(
+    start_demo: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    process = start_demo("--seconds", "60", "--users", "3")
+    while "Ramping" not in (line := process.stderr.readline()):
+        assert line, process.stdout.read()
+    assert len(processes_of(tmp_path)) == 3  # the demo, the server, Locust
+    process.send_signal(number)
+    # The pipes end when the last process that holds them does.
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == status, errors
+    assert "Traceback" not in errors
+    assert processes_of(tmp_path) == []
+
+
+# The figures
+
+
+@pytest.fixture
+def histogram_class(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(LOADTESTS))
+    return importlib.import_module("histogram").Histogram
+
+
+def test_percentiles_are_those_of_the_values_to_a_tenth_of_a_percent(histogram_class: Any) -> None:
+    rng = random.Random(7)
+    values = [int(rng.lognormvariate(12, 3)) for _ in range(20_000)]
+    histogram = histogram_class()
+    for value in values:
+        histogram.record(value)
+    values.sort()
+    for percent in (0.01, 1, 50, 90, 95, 99, 99.9, 100):
+        exact = values[max(0, -int(-len(values) * percent // 100) - 1)]
+        assert histogram.percentile(percent) == pytest.approx(exact, rel=0.001)
+    assert histogram.mean == pytest.approx(statistics.fmean(values))
+    assert (histogram.count, histogram.least, histogram.most) == (20_000, values[0], values[-1])
+
+
+def test_a_histogram_does_not_grow_with_the_number_of_values(histogram_class: Any) -> None:
+    histogram = histogram_class()
+    for value in range(2**20, 2**21, 10):
+        histogram.record(value)
+    assert histogram.count > 100_000
+    assert len(histogram.as_json()["buckets"]) == 1024
+
+
+def test_histograms_are_merged_and_survive_json(histogram_class: Any) -> None:
+    first, second, both = histogram_class(), histogram_class(), histogram_class()
+    for value in range(1, 100_000, 7):
+        (first if value % 2 else second).record(value)
+        both.record(value)
+    merged = histogram_class.merged([first, histogram_class(), second])
+    copied = histogram_class.from_json(json.loads(json.dumps(merged.as_json())))
+    assert copied.as_json() == both.as_json()
+    assert histogram_class().percentile(50) == 0
+    with pytest.raises(ValueError, match="at least 0"):
+        first.record(-1)
