@@ -41,7 +41,7 @@ class Room:
             self.say(b"* " + name + b" is here", client)
             with suppress(OSError):  # it broke off, was dropped, or its line was too long
                 client.set_keepalive(60_000, 10_000, 3)  # to notice one that vanished without a word
-                for line in client.lines():
+                for line in client.lines(LINE_LIMIT):
                     self.say(name + b": " + line, client)
             self.say(b"* " + name + b" has left", client)
             queue.put(b"")  # no more to come

@@ -523,10 +523,11 @@ def _split_block(block: bytes, length: int, bare_cr: bool) -> list[bytes]:
 class WriteQueue:
     """Bytes that a send took and the kernel has not: whole messages, in order."""
 
-    __slots__ = ("_pieces", "size", "went")
+    __slots__ = ("pieces", "size", "went")
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self.pieces: list[bytes] = []
+        """What `append` adds to; whoever adds here (a hot path) keeps `size` right."""
         self.size = 0
         """Bytes in the queue."""
         self.went = 0
@@ -536,12 +537,12 @@ class WriteQueue:
         """Add bytes at the end."""
         if not self.size:
             self.went = 0
-        self._pieces.append(data)
+        self.pieces.append(data)
         self.size += len(data)
 
     def joined(self) -> bytes:
         """Give all the bytes as one object and leave them here."""
-        pieces = self._pieces
+        pieces = self.pieces
         if len(pieces) > 1:
             pieces[:] = [b"".join(pieces)]
         return pieces[0] if pieces else b""
@@ -551,11 +552,11 @@ class WriteQueue:
         self.went += size
         self.size -= size
         if self.size:
-            self._pieces[0] = self._pieces[0][size:]
+            self.pieces[0] = self.pieces[0][size:]
         else:
-            self._pieces.clear()
+            self.pieces.clear()
 
     def clear(self) -> None:
         """Drop everything."""
-        self._pieces.clear()
+        self.pieces.clear()
         self.size = 0

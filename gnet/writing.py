@@ -121,6 +121,10 @@ class StreamWriter:
         if input_waits and self.coalesce and queue.size + size <= _QUEUE_LIMIT:
             if transport.failure is not None:
                 raise self._send_error(transport.failure, "send", 0, size) from transport.failure
+            if self._flush_scheduled and queue.size:
+                queue.pieces.append(bytes(data))
+                queue.size += size
+                return
             queue.append(bytes(data))
             if not self._flush_scheduled:
                 self._flush_scheduled = True

@@ -2,13 +2,19 @@
 
 The model is what the docstrings say, in the most obvious way and at any cost: all that was fed as one `bytes`
 object, how much of it was taken, and a regular expression for each of the two kinds of lines.
+
+Two drivers walk through it. Hypothesis finds short ways to a failure and says them; walks of plain `random`
+go ten times as many steps in the same time. For a long hunt, set their number (and no time limit):
+`GNET_TEST_WALKS=100000 python -m pytest tests/test_buffer_model.py --timeout 0`.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any, Final, TypeVar
 
 import pytest
@@ -67,6 +73,7 @@ def answer_or_limit(call: Callable[..., _T], *arguments: Any) -> _T | LimitReach
 
 # What is drawn
 
+_DELIMITERS: Final = [b"\r\n", b"\n", b"\r", b"|", b"\n\r", b"aa", b"\r\n\r", b"ab|"]
 _PIECES: Final = [b"\r", b"\n", b"\r\n", b"\r\r\n", b"\n\r", b"a", b"ab", b"|", b"\0"]
 _UNITS: Final = [
     b"a",
@@ -97,7 +104,7 @@ long_runs = st.builds(
     st.sampled_from(_UNITS),
     st.sampled_from(_SIZES) | st.integers(1, 20_000),
 )
-delimiters = st.sampled_from([b"\r\n", b"\n", b"\r", b"|", b"\n\r", b"aa", b"\r\n\r", b"ab|"])
+delimiters = st.sampled_from(_DELIMITERS)
 small_sizes = st.integers(0, 9)
 sizes = small_sizes | small_sizes | st.sampled_from(_SIZES)
 limits = st.sampled_from([1_000_000, 65536, 80]) | st.integers(0, 9) | st.sampled_from(_SIZES)
@@ -328,12 +335,80 @@ def test_a_read_buffer_answers_like_plain_bytes_and_a_position() -> None:
     run_state_machine_as_test(
         ReadBufferMachine,
         settings=settings(
-            max_examples=300,
+            max_examples=max(200, _WALKS // 10),
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )
+
+
+# Random walks
+
+_WALKS: Final = int(os.environ.get("GNET_TEST_WALKS", "2000"))
+_STEPS: Final = 60
+
+
+def random_run(random: Random) -> bytes:
+    unit = random.choice(_UNITS)
+    size = random.choice([*_SIZES, random.randint(1, 20_000)])
+    return (unit * (size // len(unit) + 1))[:size]
+
+
+def walk(seed: int) -> None:
+    """Make some random calls, of kinds that are mostly few and differ from walk to walk."""
+    random = Random(seed)
+    machine = ReadBufferMachine()
+    largest = random.choice([3, 9, 9, 300])
+    far = random.choice([0, 0, 0.1, 0.4])
+
+    def mixed() -> bytes:
+        return b"".join(random.choices(_PIECES, k=random.randint(1, 14)))
+
+    def size() -> int:
+        return random.choice(_SIZES) if random.random() < far else random.randint(0, largest)
+
+    def limit() -> int:
+        return random.choice([1_000_000, 1_000_000, 65536, 80, size()])
+
+    calls: list[tuple[float, Callable[[], None]]] = [
+        (2, lambda: machine.feed(mixed())),
+        (1, lambda: machine.feed_byte_by_byte(mixed())),
+        (far, lambda: machine.feed_a_long_run(mixed(), random_run(random), mixed())),
+        (0.05, machine.feed_eof),
+        (0.1, machine.clear),
+        (1, machine.length),
+        (1, lambda: machine.peek(size())),
+        (1, lambda: machine.take(size())),
+        (1, lambda: machine.take_exactly(size())),
+        (1, lambda: machine.take_into(size())),
+        (1, lambda: machine.discard(size())),
+        (1, lambda: machine.take_until(random.choice(_DELIMITERS), limit())),
+        (2, lambda: machine.take_line(limit())),
+        (2, lambda: machine.take_lines_in_a_row(random.randint(2, 9), limit())),
+        (1, lambda: machine.take_ready_line(limit())),
+        (1, lambda: machine.take_last_line(limit())),
+        (1, lambda: machine.pop_nim_ready_lines(random.randint(1, 9))),
+        (2, lambda: machine.ready_lines(limit(), random.random() < 0.5, random.choice([0, 1, 2, 100_000]))),
+        (1, lambda: machine.pop_held_lines(random.randint(1, 5))),
+    ]
+    weights = [weight * random.choice([0, 1, 1, 3]) for weight, _ in calls]
+    weights[0] += 1  # something must come
+    for _, call in random.choices(calls, weights, k=_STEPS):
+        if not machine.eof or call not in (calls[0][1], calls[1][1], calls[2][1]):
+            call()
+        machine.nothing_is_lost_and_nothing_comes_twice()
+        machine.work_counts_every_line_and_take()
+        machine.a_list_of_ready_lines_holds_the_next_lines_or_nothing()
+        machine.lines_split_ahead_are_the_next_lines_in_always_the_same_list()
+
+
+def test_random_walks_find_no_difference_from_plain_bytes_and_a_position() -> None:
+    for seed in range(_WALKS):
+        try:
+            walk(seed)
+        except AssertionError as error:
+            raise AssertionError(f"walk({seed}): {error}") from error
 
 
 class WriteQueueMachine(RuleBasedStateMachine):

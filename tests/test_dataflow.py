@@ -79,6 +79,7 @@ def test_a_size_that_is_none_is_refused_and_nothing_is_taken(name: str, buffered
         peer.sendall(b"all data\n")
         if buffered_already:
             assert ours.peek(9) == b"all data\n"
+        ours.timeout = 1000  # for what is not refused
         for size, kind, message in BAD_SIZES.values():
             with pytest.raises(kind, match=f"{name}: .*{message}"):
                 SIZED[name](ours, size)

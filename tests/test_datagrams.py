@@ -21,7 +21,6 @@ from tests.loopback import (
     LATE,
     SOON,
     families,
-    listening_unix,
     needs_ipv6,
     udp_socket,
     unix_socket,
@@ -114,15 +113,13 @@ def test_a_datagram_longer_than_asked_for_is_an_error_and_the_next_comes_whole(
     make: Callable[[], Any],
 ) -> None:
     with make() as (receiver, sender):
-        for data in (b"12345", b"1234", b"12345", b"end"):
-            sender.send(data)
-        for read in (lambda: receiver.recv_from(4), lambda: receiver.recv(4)):
+        for read in (lambda: receiver.recv_from(4)[0], lambda: receiver.recv(4)):
+            sender.send(b"12345")
+            sender.send(b"1234")
             with pytest.raises(OSError, match="the datagram is longer than 4 bytes") as caught:
                 read()
             assert caught.value.errno == errno.EMSGSIZE
-            if read() == (b"12345", *sender.get_local_addr()):
-                pytest.fail("the long one came again")
-        assert make is udp or receiver.has_data_buffered() is False
+            assert read() == b"1234"
 
 
 def test_the_start_of_a_long_datagram_is_given_where_that_was_asked_for() -> None:
@@ -245,27 +242,37 @@ def test_senders_wait_while_the_receiver_has_no_room_and_each_datagram_arrives()
         assert {receiver.recv(100), receiver.recv(100)} == {b"one", b"two"}
 
 
-BAD_TARGETS: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception]]] = {
-    "an address as bytes": ((b"127.0.0.1", 9), {}, TypeError),
-    "None": ((None, 9), {}, TypeError),
-    "no address": (("", 9), {}, ValueError),
-    "a NUL in the name": (("localhost\0x", 9), {}, ValueError),
-    "an address with parts left out": (("127.1", 9), {}, ValueError),
-    "a port too high": (("127.0.0.1", 65536), {}, ValueError),
-    "a port as text": (("127.0.0.1", "9"), {}, TypeError),
-    "text of the other family": (("::1", 9), {}, OSError),
-    "an address of the other family": ((ip_address("::1"), 9), {}, ValueError),
-    "a family that is not the socket's": (("::1", 9), {"af": gnet.AF_INET6}, ValueError),
-    "a family that is none": (("127.0.0.1", 9), {"af": 999}, ValueError),
+BAD_TARGETS: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception] | tuple[type[Exception], ...], str]] = {
+    "an address as bytes": ((b"127.0.0.1", 9), {}, TypeError, "address: .*got bytes"),
+    "None": ((None, 9), {}, TypeError, "address: .*got NoneType"),
+    "no address": (("", 9), {}, ValueError, "send_to: the host name is empty"),
+    "a NUL in the name": (("localhost\0x", 9), {}, ValueError, "send_to: the host name .*x00x"),
+    "an address with parts left out": (("127.1", 9), {}, ValueError, "send_to: '127.1' is no IP address"),
+    "a port too high": (("127.0.0.1", 65536), {}, ValueError, "port: .*got 65536"),
+    "a port as text": (("127.0.0.1", "9"), {}, TypeError, "port: .*got str"),
+    "text of the other family": (("::1", 9), {}, OSError, "send_to.*::1.*AF_INET"),
+    "an address of the other family": (
+        (ip_address("::1"), 9),
+        {},
+        (ValueError, OSError),
+        "send_to.*::1.*AF_INET",
+    ),
+    "a family that is not the socket's": (
+        ("::1", 9),
+        {"af": gnet.AF_INET6},
+        (ValueError, OSError),
+        "send_to.*AF_INET",
+    ),
+    "a family that is none": (("127.0.0.1", 9), {"af": 999}, ValueError, "999"),
 }
 
 
-@pytest.mark.parametrize(("target", "more", "kind"), BAD_TARGETS.values(), ids=BAD_TARGETS)
+@pytest.mark.parametrize(("target", "more", "kind", "message"), BAD_TARGETS.values(), ids=BAD_TARGETS)
 def test_what_is_no_target_is_refused_and_nothing_is_sent(
-    target: tuple[Any, ...], more: dict[str, Any], kind: type[Exception]
+    target: tuple[Any, ...], more: dict[str, Any], kind: Any, message: str
 ) -> None:
     with udp_socket() as receiver, gnet.new_socket(gnet.AF_INET, gnet.SOCK_DGRAM, gnet.IPPROTO_UDP) as sender:
-        with pytest.raises(kind, match=r"send_to|address|port|host|family"):
+        with pytest.raises(kind, match=message):
             sender.send_to(*target, b"data", **more)
         assert sender.get_local_addr() == ("0.0.0.0", 0)
         sender.send_to(*receiver.get_local_addr(), b"sound")
@@ -334,10 +341,3 @@ def test_packets_keep_their_bounds_and_end_with_the_connection() -> None:
             assert client.recv(100, GUARD) == b"answer"
             client.close()
             assert accepted.recv(100, GUARD) == b""
-
-
-def test_a_unix_stream_is_no_place_for_datagrams() -> None:
-    with listening_unix() as server, unix_socket(gnet.SOCK_DGRAM) as datagrams:
-        with pytest.raises(OSError, match="connect_unix to unix:@") as caught:
-            datagrams.connect_unix(server.get_local_addr()[0])
-        assert caught.value.errno == errno.EPROTOTYPE

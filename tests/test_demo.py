@@ -74,8 +74,8 @@ def start_demo(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]
         yield start
 
 
-def processes_of(tmp_path: Path) -> list[str]:
-    """The command lines that name the folder of this test."""
+def processes_of(tmp_path: Path) -> list[int]:
+    """The processes whose command lines name the folder of this test."""
     if not sys.platform.startswith("linux"):
         pytest.skip("needs /proc")
     found = []
@@ -85,7 +85,7 @@ def processes_of(tmp_path: Path) -> list[str]:
         except OSError:
             continue  # it has ended meanwhile
         if str(tmp_path) in command:
-            found.append(command)
+            found.append(int(file.parent.name))
     return found
 
 
@@ -227,12 +227,15 @@ def test_an_interrupted_demo_leaves_no_process_behind(
     process = start_demo("--seconds", "60", "--users", "3")
     while "Ramping" not in (line := process.stderr.readline()):
         assert line, process.stdout.read()
-    assert len(processes_of(tmp_path)) == 3  # the demo, the server, Locust
+    running = processes_of(tmp_path)
+    assert len(running) == 3  # the demo, the server, Locust
+    assert len({os.getpgid(pid) for pid in running}) == 3  # a terminal's Ctrl-C reaches the demo alone
     process.send_signal(number)
     # The pipes end when the last process that holds them does.
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == status, errors
     assert "Traceback" not in errors
+    assert ("Got SIGTERM signal" in errors) == (number != signal.SIGKILL)  # Locust was ended in order
     assert processes_of(tmp_path) == []
 
 

@@ -561,6 +561,7 @@ def test_c18_an_impossible_size_of_a_datagram_is_a_value_error_before_anything_i
     what: str, call: Callable[[gnet.Socket, Any], Any], size: int
 ) -> None:
     with new_datagram_socket() as ours:
+        ours.timeout = 0
         for _ in range(2):
             with pytest.raises(ValueError, match=rf"^{what}: expected at (least 0|most {sys.maxsize})"):
                 call(ours, size)
@@ -732,8 +733,7 @@ def reaches(name: str, host: str) -> bool:
         datagram = stack.enter_context(gnet.new_socket(family, gnet.SOCK_DGRAM, gnet.IPPROTO_UDP))
         try:
             answer = HOSTS[name](stream, datagram, host, server.getsockname()[1])
-        except (ValueError, socket.gaierror) as error:
-            assert isinstance(error, socket.gaierror) or str(error).startswith(name)
+        except (ValueError, socket.gaierror):
             return False
         if isinstance(answer, gnet.Socket):
             answer.close()
@@ -797,7 +797,10 @@ def test_c19_what_is_no_str_is_a_type_error(host: Any) -> None:
         gnet.dial(host, 80)
 
 
-HOST_CHARACTERS: Final = "0123456789abcdefxXlo.:%[]/ \t\n\0@-_\uff11\uff12\uff10\uff0e\u3002\uff61\u2460\xb9\xad\u200b\u3000\xa0\u0663\u2024\xe9\xdf\u01c5\ud800\U0001d7cf"
+HOST_CHARACTERS: Final = (
+    "0123456789abcdefxXlo.:%[]/ \t\n\0@-_"
+    "\uff11\uff12\uff10\uff0e\u3002\uff61\u2460\xb9\xad\u200b\u3000\xa0\u0663\u2024\xe9\xdf\u01c5\ud800\U0001d7cf"
+)
 HOST_TEXTS: Final = (
     st.text(HOST_CHARACTERS, max_size=40)
     | st.text(max_size=300)
@@ -850,9 +853,12 @@ def test_c19_a_refused_name_is_refused_by_every_call_before_anything_is_tried(ho
     for name, call in HOSTS.items():
         if name == "bind_addr" and not host:  # every address of this machine, as in Nim
             continue
-        with gnet.new_socket() as stream, new_datagram_socket() as datagram:
-            with pytest.raises(ValueError, match=rf"^{name}: "):
-                call(stream, datagram, host, 1)
+        with (
+            gnet.new_socket() as stream,
+            new_datagram_socket() as datagram,
+            pytest.raises(ValueError, match=rf"^{name}: "),
+        ):
+            call(stream, datagram, host, 1)
 
 
 # A line without an end, 200 MB of it
