@@ -211,7 +211,9 @@ class _Attempts:
         """Give one error for all attempts."""
         last = self._errors[-1]
         if len(self._errors) == 1:
-            return named_error(OSError(last.errno, last.strerror), self._where)
+            reason = last.strerror or ""
+            address = self._where.removeprefix("dial ")
+            return OSError(last.errno, f"{self._where}: {reason.removeprefix(f'{address}: ')}")
         reasons = "; ".join(error.strerror or "" for error in self._errors)
         error = OSError(last.errno, f"{self._where}: all {len(self._errors)} attempts failed: {reasons}")
         error.__cause__ = ExceptionGroup("connection attempts", self._errors)

@@ -110,3 +110,12 @@ def in_another_thread(call: Callable[[], _T]) -> _T | BaseException:
             return error
 
     return gevent.get_hub().threadpool.apply(catch)  # type: ignore[no-any-return]
+
+
+def error_of(call: Callable[..., object], *arguments: object) -> BaseException:
+    """Make a call that is to raise, and give what it raised: for greenlets, which print what they raise."""
+    try:
+        result = call(*arguments)
+    except Exception as error:
+        return error
+    raise AssertionError(f"no error, but {result!r}")

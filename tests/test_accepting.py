@@ -22,6 +22,7 @@ from tests.loopback import (
     LATE,
     SOON,
     buffering,
+    error_of,
     families,
     listening,
     listening_unix,
@@ -237,7 +238,7 @@ def test_an_accepted_descriptor_is_inherited_just_if_that_was_asked_for(call: st
 
 def test_a_connection_that_is_here_is_accepted_without_waiting() -> None:
     with listening() as server:
-        with pytest.raises(gnet.TimeoutError, match="accept.*not done within 0 ms"):
+        with pytest.raises(gnet.TimeoutError, match=r"accept.*not done within 0 ms"):
             server.accept(timeout=0)
         with gnet.dial(*server.get_local_addr()), server.accept(timeout=0) as accepted:
             assert not accepted.closed
@@ -282,11 +283,11 @@ def test_a_killed_acceptor_hands_its_turn_on() -> None:
 
 def test_closing_a_listener_wakes_all_who_wait_in_it() -> None:
     with listening() as server:
-        waiting = [gevent.spawn(lambda: pytest.raises(gnet.ClosedError, server.accept)) for _ in range(3)]
+        waiting = [gevent.spawn(error_of, server.accept) for _ in range(3)]
         gevent.idle()
         server.close()
         for greenlet in waiting:
-            greenlet.get(timeout=GUARD / 1000)
+            assert isinstance(greenlet.get(timeout=GUARD / 1000), gnet.ClosedError)
 
 
 def test_accepting_without_listening_says_so() -> None:
@@ -330,9 +331,12 @@ def aborting_listener() -> gnet.Socket:
 
 
 def test_a_connection_that_is_gone_before_it_is_accepted_is_passed_over() -> None:
-    with aborting_listener() as server, gnet.dial(*server.get_local_addr()) as client:
-        with server.accept(timeout=GUARD) as accepted:
-            assert accepted.get_peer_addr() == client.get_local_addr()
+    with (
+        aborting_listener() as server,
+        gnet.dial(*server.get_local_addr()) as client,
+        server.accept(timeout=GUARD) as accepted,
+    ):
+        assert accepted.get_peer_addr() == client.get_local_addr()
 
 
 def test_a_connection_that_is_gone_before_it_is_accepted_is_an_error_without_safe_disconn() -> None:

@@ -329,11 +329,25 @@ def test_clear_empties_the_list_of_a_running_loop_too() -> None:
     assert buffer.take_line(9) == b"d"
 
 
+def test_clear_forgets_how_far_the_old_bytes_were_searched() -> None:
+    for search in (
+        lambda buffer: buffer.take_until(b";", 99),
+        lambda buffer: buffer.take_line(99),
+        lambda buffer: buffer.ready_lines(99, False),
+    ):
+        buffer = filled(b"a long start")
+        assert search(buffer) is None
+        buffer.clear()
+        buffer.feed(b"b;\n\n")
+        assert search(buffer) in (b"b;", [b"", b"b;"])
+
+
 def test_take_ready_line_gives_only_what_was_split_ahead() -> None:
     buffer = filled(b"1\n2\n3\n4\n5\n\n12345\n8\n")
     assert buffer.take_ready_line(9) is None
     assert [buffer.take_line(9) for _ in range(4)] == [b"1", b"2", b"3", b"4"]
-    assert [buffer.take_ready_line(4) for _ in range(3)] == [b"5", b"\r\n", None]
+    assert [buffer.take_ready_line(1) for _ in range(2)] == [b"5", b"\r\n"]
+    assert buffer.take_ready_line(4) is None
     assert buffer.take_line(4) == b"1234"
     assert buffer.take_ready_line(9) is None
     assert rest_of(buffer) == b"5\n8\n"

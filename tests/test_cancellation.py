@@ -331,7 +331,7 @@ def test_an_interrupted_send_that_waited_for_another_leaves_no_trace(family: str
         with connection(family, small_buffers=True) as (ours, peer):
             received = bytearray()
             first = gevent.spawn(ours.send, PAYLOAD, timeout=GUARD)
-            gevent.idle()  # it has begun, and waits for room
+            gevent.sleep(0)  # it has begun, and waits for room
 
             def check(outcome: Outcome) -> None:
                 expected = PAYLOAD if outcome.error is not None else PAYLOAD + b"second"
@@ -446,7 +446,7 @@ def test_an_interrupted_accept_loses_no_connection(name: str, others: int, kind:
         with listening() as listener, ExitStack() as stack:
             address = listener.get_local_addr()
             waiting = [gevent.spawn(accept, listener, GUARD) for _ in range(others)]
-            gevent.idle()
+            gevent.sleep(0)
             ports = []
 
             def connect() -> None:
@@ -505,7 +505,7 @@ def test_an_interrupted_receive_loses_no_datagram(name: str, others: int, family
     def scene() -> Iterator[Scene]:
         with datagram_sockets(family) as (ours, peer):
             waiting = [gevent.spawn(receive, ours, GUARD) for _ in range(others)]
-            gevent.idle()
+            gevent.sleep(0)
             sent: list[bytes] = []
 
             def send() -> None:
@@ -553,7 +553,7 @@ def test_an_interrupted_send_of_a_datagram_sends_all_of_it_or_nothing(others: in
             while ours.try_send(b"filling"):
                 queued += 1
             waiting = [gevent.spawn(ours.send, b"another", timeout=GUARD) for _ in range(others)]
-            gevent.idle()
+            gevent.sleep(0)
             received: list[bytes] = []
 
             def check(outcome: Outcome) -> None:

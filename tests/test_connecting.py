@@ -1,4 +1,7 @@
-"""gnet.sockets: connecting to addresses, names and Unix paths. Faults on the way: `tests.faults.test_connecting`."""
+"""gnet.sockets: connecting to addresses, names and Unix paths.
+
+Faults on the way are `tests.faults.test_connecting`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from tests.loopback import (
     GUARD,
     LATE,
     SOON,
+    error_of,
     families,
     family_of,
     listening,
@@ -65,9 +69,11 @@ def test_each_address_of_a_name_is_tried_until_one_answers() -> None:
 
 
 def test_an_address_of_the_other_family_is_an_error_that_names_it() -> None:
-    with gnet.new_socket() as client:
-        with pytest.raises(gevent.socket.gaierror, match=r"connect ::1:80: .*AF_INET"):
-            client.connect("::1", 80)
+    with (
+        gnet.new_socket() as client,
+        pytest.raises(gevent.socket.gaierror, match=r"connect ::1:80: .*AF_INET"),
+    ):
+        client.connect("::1", 80)
 
 
 def test_a_datagram_socket_connects_to_one_peer_and_may_change_it() -> None:
@@ -90,7 +96,8 @@ def test_a_refused_socket_connects_at_the_next_try() -> None:
         with server.accept(timeout=GUARD) as accepted:
             accepted.send(b"hello\n")
             client.send(b"there\n")
-            assert (client.read_line(timeout=GUARD), accepted.read_line(timeout=GUARD)) == (b"hello", b"there")
+            assert client.read_line(timeout=GUARD) == b"hello"
+            assert accepted.read_line(timeout=GUARD) == b"there"
 
 
 def test_a_connected_socket_does_not_connect_again() -> None:
@@ -161,10 +168,11 @@ def test_a_connect_that_was_cut_leaves_a_closed_socket(kill: bool) -> None:
 
 def test_closing_wakes_who_waits_in_connect() -> None:
     with black_hole() as address, gnet.new_socket() as client:
-        waiting = gevent.spawn(lambda: pytest.raises(gnet.ClosedError, client.connect, *address))
+        waiting = gevent.spawn(error_of, client.connect, *address)
         gevent.idle()
         client.close()
-        error = waiting.get(timeout=GUARD / 1000).value
+        error = waiting.get(timeout=GUARD / 1000)
+        assert isinstance(error, gnet.ClosedError)
         assert error.__cause__ is not error
 
 
@@ -306,7 +314,7 @@ def test_paths_that_are_taken_or_missing_are_named_and_nothing_is_removed(direct
         assert caught.value.errno == errno.EADDRINUSE
         with pytest.raises(ConnectionRefusedError, match=f"connect_unix to unix:{path}"):
             socket.connect_unix(path)
-        with pytest.raises(FileNotFoundError, match="connect_unix to unix:.*missing"):
+        with pytest.raises(FileNotFoundError, match=r"connect_unix to unix:.*missing"):
             socket.connect_unix(directory / "missing")
     assert path.is_socket()
 

@@ -97,9 +97,7 @@ def test_a_timeout_that_is_none_is_refused_and_nothing_is_taken_or_sent(name: st
         check_as_before(ours, peer)
 
 
-@pytest.mark.parametrize(
-    "name", ["peek", "read_line", "recv", "recv_into", "recv_some", "send", "skip"]
-)
+@pytest.mark.parametrize("name", ["peek", "read_line", "recv", "recv_into", "recv_some", "send", "skip"])
 def test_flags_of_another_kind_are_refused_and_nothing_is_taken_or_sent(name: str) -> None:
     with connection() as (ours, peer):
         peer.sendall(b"all data\n")

@@ -22,7 +22,6 @@ from gnet.dialing import interleave
 from tests.faults.peers import black_hole, closed_port, elapsed
 from tests.loopback import GUARD, LATE, SOON, buffering, families, listening, needs_ipv6, udp_socket
 
-
 # What it gives
 
 
@@ -57,20 +56,22 @@ def test_localhost_is_found_however_it_is_written(name: str) -> None:
 @buffering
 def test_a_dialled_socket_is_buffered_as_was_asked_for(buffered: bool) -> None:
     # Nim's dial forgets `buffered`.
-    with listening() as server, gnet.dial(*server.get_local_addr(), buffered=buffered) as client:
-        with server.accept(timeout=GUARD) as accepted:
-            accepted.send(b"line\nrest")
-            assert client.read_line(timeout=GUARD) == b"line"
-            assert client.has_data_buffered() is buffered
+    with (
+        listening() as server,
+        gnet.dial(*server.get_local_addr(), buffered=buffered) as client,
+        server.accept(timeout=GUARD) as accepted,
+    ):
+        accepted.send(b"line\nrest")
+        assert client.read_line(timeout=GUARD) == b"line"
+        assert client.has_data_buffered() is buffered
 
 
 @families
 def test_dialling_with_udp_gives_a_connected_datagram_socket(host: str) -> None:
-    with udp_socket(host) as receiver:
-        with gnet.dial(*receiver.get_local_addr(), gnet.IPPROTO_UDP) as sender:
-            assert sender.get_sock_opt(stdlib_socket.SO_TYPE, stdlib_socket.SOL_SOCKET) == gnet.SOCK_DGRAM
-            sender.send(b"data")
-            assert receiver.recv_from(10, timeout=GUARD) == (b"data", *sender.get_local_addr())
+    with udp_socket(host) as receiver, gnet.dial(*receiver.get_local_addr(), gnet.IPPROTO_UDP) as sender:
+        assert sender.get_sock_opt(stdlib_socket.SO_TYPE, stdlib_socket.SOL_SOCKET) == gnet.SOCK_DGRAM
+        sender.send(b"data")
+        assert receiver.recv_from(10, timeout=GUARD) == (b"data", *sender.get_local_addr())
 
 
 def test_a_dialled_socket_comes_from_the_address_and_port_that_were_asked_for() -> None:
@@ -79,7 +80,9 @@ def test_a_dialled_socket_comes_from_the_address_and_port_that_were_asked_for() 
         with gnet.dial(*address, source=("127.0.0.2", 0)) as client, server.accept(timeout=GUARD) as accepted:
             port = accepted.get_peer_addr()[1]
             assert accepted.get_peer_addr() == client.get_local_addr() == ("127.0.0.2", port)
-            accepted.set_sock_opt(stdlib_socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]), stdlib_socket.SOL_SOCKET)
+            accepted.set_sock_opt(
+                stdlib_socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]), stdlib_socket.SOL_SOCKET
+            )
             accepted.close()  # with a reset, so that the port is free again
         with gnet.dial(*address, source=("127.0.0.3", port)) as client:
             assert client.get_local_addr() == ("127.0.0.3", port)
@@ -109,15 +112,15 @@ def test_a_socket_that_dial_gave_does_not_connect_again() -> None:
 
 def test_a_refused_dial_names_the_address() -> None:
     with closed_port() as (host, port):
-        with pytest.raises(ConnectionRefusedError, match=rf"dial 127\.0\.0\.1:{port}: .*Connection refused"):
+        message = rf"dial 127\.0\.0\.1:{port}: .*Connection refused"
+        with pytest.raises(ConnectionRefusedError, match=message):
             gnet.dial(host, port, timeout=GUARD)
 
 
 @needs_ipv6
 def test_a_dial_that_is_refused_everywhere_names_each_attempt_and_has_them_as_cause() -> None:
-    with closed_port() as (_, port):
-        with pytest.raises(ConnectionRefusedError) as caught:
-            gnet.dial("both.localhost", port, timeout=GUARD)
+    with closed_port() as (_, port), pytest.raises(ConnectionRefusedError) as caught:
+        gnet.dial("both.localhost", port, timeout=GUARD)
     message = str(caught.value)
     assert f"dial both.localhost:{port}: all 2 attempts failed" in message
     assert f"[::1]:{port}: Connection refused" in message
@@ -130,7 +133,10 @@ def test_a_dial_that_is_refused_everywhere_names_each_attempt_and_has_them_as_ca
 @pytest.mark.parametrize("timeout", [SOON, timedelta(milliseconds=SOON)], ids=["number", "timedelta"])
 def test_a_dial_without_an_answer_ends_in_time(timeout: Any) -> None:
     with black_hole() as (host, port):
-        with elapsed() as taken, pytest.raises(gnet.TimeoutError, match=rf"dial 127.*:{port}.*within {SOON} ms"):
+        with (
+            elapsed() as taken,
+            pytest.raises(gnet.TimeoutError, match=rf"dial 127.*:{port}.*within {SOON} ms"),
+        ):
             gnet.dial(host, port, timeout=timeout)
         assert SOON / 2 <= taken() < LATE
 
@@ -143,7 +149,11 @@ def test_a_source_that_is_no_address_of_this_machine_is_named() -> None:
 
 
 BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "an address as bytes": ({"address": b"127.0.0.1"}, TypeError, "dial: expected a host name as str, got bytes"),
+    "an address as bytes": (
+        {"address": b"127.0.0.1"},
+        TypeError,
+        "dial: expected a host name as str, got bytes",
+    ),
     "None": ({"address": None}, TypeError, "dial: expected a host name as str, got NoneType"),
     "no address": ({"address": ""}, ValueError, "dial: the host name is empty"),
     "a NUL in the name": ({"address": "localhost\0.evil"}, ValueError, "dial: the host name .*x00"),
@@ -157,7 +167,11 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a huge protocol": ({"protocol": 2**40}, ValueError, "dial: protocol"),
     "a timeout that is no number": ({"timeout": float("nan")}, ValueError, "timeout: expected"),
     "a negative timeout": ({"timeout": -7}, ValueError, "timeout: expected"),
-    "a source without port": ({"source": "127.0.0.1"}, TypeError, r"dial: source: expected \(address, port\)"),
+    "a source without port": (
+        {"source": "127.0.0.1"},
+        TypeError,
+        r"dial: source: expected \(address, port\)",
+    ),
     "a source of three": ({"source": ("127.0.0.1", 0, 0)}, TypeError, r"dial: source: expected"),
     "a source by name": ({"source": ("localhost", 0)}, ValueError, "dial: source.*localhost"),
     "a source with a port too high": ({"source": ("127.0.0.1", 65536)}, ValueError, "port: .*got 65536"),
@@ -205,7 +219,10 @@ print(len(os.listdir("/proc/self/task")))
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how many threads there are")
 def test_literal_addresses_and_localhost_never_reach_the_threads_of_the_resolver() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LITERALS_AND_KNOWN_NAMES], capture_output=True, timeout=GUARD / 1000, check=False
+        [sys.executable, "-c", LITERALS_AND_KNOWN_NAMES],
+        capture_output=True,
+        timeout=GUARD / 1000,
+        check=False,
     )
     assert (done.stdout, done.stderr) == (b"1\n", b"")
 
@@ -232,5 +249,7 @@ def test_the_families_take_turns(found: list[Any], tried: list[Any]) -> None:
 
 def test_a_dial_to_a_name_that_nobody_has_is_a_gaierror_with_the_name() -> None:
     # .invalid is nobody's (RFC 6761); the answer may be that no name server is to be had.
-    with pytest.raises(gevent.socket.gaierror, match=r"dial nobody\.invalid:80: looking up 'nobody\.invalid'"):
+    with pytest.raises(
+        gevent.socket.gaierror, match=r"dial nobody\.invalid:80: looking up 'nobody\.invalid'"
+    ):
         gnet.dial("nobody.invalid", 80, timeout=GUARD)

@@ -295,9 +295,8 @@ def test_what_is_no_option_is_refused_and_nothing_is_set(
 
 @pytest.mark.parametrize("arguments", [(2**40, SOL_SOCKET), (stdlib_socket.SO_KEEPALIVE, 2**40)])
 def test_a_number_that_no_option_can_have_is_a_value_error(arguments: tuple[int, int]) -> None:
-    with gnet.new_socket() as socket:
-        with pytest.raises(ValueError, match="get_sock_opt"):
-            socket.get_sock_opt(*arguments)
+    with gnet.new_socket() as socket, pytest.raises(ValueError, match="get_sock_opt"):
+        socket.get_sock_opt(*arguments)
 
 
 def test_an_option_that_the_system_has_not_is_named() -> None:
@@ -395,7 +394,9 @@ def test_a_socket_without_an_error_says_that_none_is_known() -> None:
     with connection() as (ours, _):
         with pytest.raises(FileNotFoundError):
             os.stat("/nonexistent")
-        with pytest.raises(OSError, match=r"get_socket_error of 127\.0\.0\.1:\d+: no error is known") as caught:
+        with pytest.raises(
+            OSError, match=r"get_socket_error of 127\.0\.0\.1:\d+: no error is known"
+        ) as caught:
             ours.get_socket_error()
         assert caught.value.errno == 0
 
@@ -404,7 +405,9 @@ def test_the_error_of_a_socket_is_its_own_and_stays() -> None:
     with connection() as (ours, peer), connection() as (other, _):
         reset(peer)
         closed_state = 7
-        wait_until(lambda: ours.get_sock_opt(stdlib_socket.TCP_INFO, IPPROTO_TCP) & 0xFF == closed_state, "it is")
+        wait_until(
+            lambda: ours.get_sock_opt(stdlib_socket.TCP_INFO, IPPROTO_TCP) & 0xFF == closed_state, "it is"
+        )
         assert [ours.get_socket_error() for _ in range(3)] == [errno.ECONNRESET] * 3
         with pytest.raises(ConnectionResetError):
             ours.recv(1, flags=SocketFlag(0))

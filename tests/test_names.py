@@ -1,4 +1,7 @@
-"""gnet.names: what is a host name, and which addresses it has. Look-ups that hang: `tests.faults.test_connecting`."""
+"""gnet.names: what is a host name, and which addresses it has.
+
+Look-ups that hang or fail are `tests.faults.test_connecting`.
+"""
 
 from __future__ import annotations
 
@@ -64,6 +67,7 @@ BAD_NAMES: dict[str, tuple[Any, type[Exception], str]] = {
     "a port": ("localhost:80", ValueError, "is no IPv6 address"),
     "a scope of a global address": ("2001:db8::1%lo", ValueError, "scope id, but is not a link-local"),
     # What the C library would take for 127.0.0.1 or another address.
+    "a star": ("*", ValueError, "."),
     "parts left out": ("127.1", ValueError, "'127.1' is no IP address"),
     "one number": ("2130706433", ValueError, "is no IP address"),
     "a hex number": ("0x7f000001", ValueError, "is no IP address"),

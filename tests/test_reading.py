@@ -1,7 +1,7 @@
 """gnet.reading on real connections: what each read gives, keeps and leaves, buffered and unbuffered.
 
-How bytes are cut into lines is `test_buffers.py`; interrupted reads are `test_cancellation.py`; resets and other
-faults are `tests.faults`.
+How bytes are cut into lines is `test_buffers.py`; different reads on one stream are `test_mixed_reads.py`,
+interrupted ones `test_cancellation.py`; resets and other faults are `tests.faults`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def incomplete(call: Callable[[gnet.Socket], Any]) -> Callable[[gnet.Socket], An
     """Make a call that is to end with an IncompleteReadError; give what is received and expected."""
 
     def check(socket: gnet.Socket) -> tuple[int, int | None]:
-        with pytest.raises(gnet.IncompleteReadError, match=r"from 127\.0\.0\.1:\d+: the stream ended") as caught:
+        with pytest.raises(
+            gnet.IncompleteReadError, match=r"from 127\.0\.0\.1:\d+: the stream ended"
+        ) as caught:
             call(socket)
         return caught.value.received, caught.value.expected
 
@@ -166,8 +168,14 @@ def test_reads_do_not_depend_on_how_the_bytes_arrive(
 
 def test_a_buffered_recv_gives_all_that_was_asked_for_and_less_only_at_the_end() -> None:
     with connection() as (ours, peer):
-        sender = gevent.spawn(lambda: [(peer.sendall(b"1234"), gevent.sleep(0)) for _ in range(3)])
-        assert ours.recv(10) == b"1234123412"[:10]
+
+        def send() -> None:
+            for _ in range(3):
+                peer.sendall(b"1234")
+                gevent.sleep(0)
+
+        sender = gevent.spawn(send)
+        assert ours.recv(10) == b"1234123412"
         sender.get()
         peer.close()
         assert [ours.recv(10), ours.recv(10)] == [b"34", b""]
@@ -203,7 +211,9 @@ def test_without_safe_disconn_a_reset_is_an_error_and_with_it_an_end(buffered: b
                 if ends:
                     assert ours.recv(4, flags=flags) == b""
                 else:
-                    with pytest.raises(ConnectionResetError, match=r"recv from 127\.0\.0\.1:\d+: Connection reset"):
+                    with pytest.raises(
+                        ConnectionResetError, match=r"recv from 127\.0\.0\.1:\d+: Connection reset"
+                    ):
                         ours.recv(4, flags=flags)
 
 
@@ -247,7 +257,11 @@ def test_a_look_gives_what_is_here_and_takes_nothing(buffered: bool) -> None:
         gevent.idle()
         peer.sendall(b"line\nmore")
         assert waiting.get(timeout=GUARD / 1000) == b"line\nmore"
-        assert [ours.peek(2), ours.recv(3, flags=PEEK), ours.recv(3, GUARD, PEEK | SocketFlag.SAFE_DISCONN)] == [
+        assert [
+            ours.peek(2),
+            ours.recv(3, flags=PEEK),
+            ours.recv(3, GUARD, PEEK | SocketFlag.SAFE_DISCONN),
+        ] == [
             b"li",
             b"lin",
             b"lin",
@@ -332,7 +346,9 @@ def test_a_line_over_the_limit_ends_the_loop_and_the_stream(bare_cr: bool, buffe
         peer.sendall(b"12345\r\n123456\n12\n")
         lines = ours.lines(max_length=5, bare_cr=bare_cr)
         assert next(lines) == b"12345"
-        with pytest.raises(gnet.LineTooLongError, match=r"lines from 127\.0\.0\.1:\d+: no line end") as caught:
+        with pytest.raises(
+            gnet.LineTooLongError, match=r"lines from 127\.0\.0\.1:\d+: no line end"
+        ) as caught:
             next(lines)
         assert caught.value.limit == 5
         assert list(lines) == []
@@ -467,113 +483,3 @@ def test_a_second_reader_is_refused_and_the_first_one_gets_the_data(name: str) -
         peer.sendall(b"34\n")
         assert first.get(timeout=GUARD / 1000) == b"1234"
         assert READS[name](ours, GUARD) is not None
-
-
-# Reads in any mix
-
-
-def next_nim_line(stream: bytes) -> tuple[bytes, bytes] | None:
-    """Give the first line by Nim's rules and the rest of a whole stream; `None` if there is no line end."""
-    for position, byte in enumerate(stream):
-        if byte in b"\r\n":
-            behind = position + 1 + (stream[position : position + 2] == b"\r\n")
-            return stream[:position] or b"\r\n", stream[behind:]
-    return None
-
-
-def read_somehow(socket: gnet.Socket, stream: bytes, dice: random.Random) -> bytes:
-    """Make one read of a socket whose stream goes on with `stream`, check it, give what comes then."""
-    match dice.randrange(9):
-        case 0:
-            size = dice.choice([1, 3, 50, 3000])
-            data = socket.recv(size)
-            assert stream.startswith(data)
-            assert data or not stream
-            return stream[len(data) :]
-        case 1 | 2:
-            found = next_nim_line(stream)
-            assert socket.read_line() == (found[0] if found else b"")
-            return found[1] if found else stream
-        case 3:
-            size = dice.choice([1, 4, 100])
-            if len(stream) < size:
-                assert incomplete(lambda _: socket.recv_exactly(size))(socket) == (len(stream), size)
-                return stream
-            assert socket.recv_exactly(size) == stream[:size]
-            return stream[size:]
-        case 4:
-            delimiter = dice.choice([b"\n", b"\r\n", b"b\r\n"])
-            head, found_it, rest = stream.partition(delimiter)
-            if not found_it:
-                incomplete(lambda _: socket.recv_until(delimiter))(socket)
-                return stream
-            assert socket.recv_until(delimiter) == head + delimiter
-            return rest
-        case 5:
-            data = socket.peek(dice.choice([1, 10, 5000]))
-            assert stream.startswith(data)
-            return stream
-        case 6:
-            bare_cr = dice.random() < 0.5
-            line, line_end, rest = stream.partition(b"\n")
-            found = next_nim_line(stream) if bare_cr else (line.removesuffix(b"\r"), rest) if line_end else None
-            if found is None:
-                if stream:
-                    incomplete(lambda _: next(socket.lines(bare_cr=bare_cr)))(socket)
-                else:
-                    assert list(socket.lines(bare_cr=bare_cr)) == []
-                return stream
-            wanted = b"" if bare_cr and found[0] == b"\r\n" else found[0]
-            assert next(socket.lines(bare_cr=bare_cr)) == wanted
-            return found[1]
-        case 7:
-            result, shown = socket.try_read_line()
-            found = next_nim_line(stream)
-            if result is ReadLineResult.FULL_LINE:
-                assert found is not None
-                assert shown == found[0]
-                return found[1]
-            assert stream.startswith(shown)
-            return stream
-        case _:
-            size = dice.choice([1, 10, 500])
-            assert socket.skip(size) == min(size, len(stream))
-            return stream[size:]
-
-
-@buffering
-@pytest.mark.parametrize("seed", range(25))
-def test_reads_in_any_mix_deliver_the_stream_byte_for_byte(seed: int, buffered: bool) -> None:
-    dice = random.Random(seed)
-    alphabet = dice.choice([b"a\n\r", b"abcdefghij\n", b"ab" * 12 + b"\r\n", b"\r", b"ab\r"])
-    stream = bytes(dice.choices(alphabet, k=dice.choice([5, 40, 300, 5000])))
-    with connection(buffered=buffered) as (ours, peer):
-
-        def send() -> None:
-            start = 0
-            while start < len(stream):
-                end = start + dice.choice([1, 2, 7, 100, 4000])
-                peer.sendall(stream[start:end])
-                start = end
-                gevent.sleep(0)
-            peer.shutdown(stdlib_socket.SHUT_WR)
-
-        sender = gevent.spawn(send)
-        rest = stream
-        for _ in range(300):
-            rest = read_somehow(ours, rest, dice)
-        assert ours.recv_exactly(len(rest)) == rest
-        sender.get(timeout=GUARD / 1000)
-
-
-def test_a_search_for_a_delimiter_that_fails_leaves_all_line_ends_to_others() -> None:
-    with connection() as (ours, peer):
-        peer.sendall(b"one\ntwo\nth")
-        for delimiter in (b"\r\n", b"nowhere"):
-            with pytest.raises(gnet.TimeoutError):
-                ours.recv_until(delimiter, timeout=SOON)
-        assert ours.read_line() == b"one"
-        with pytest.raises(gnet.TimeoutError):
-            ours.recv_until(b"\r\n", timeout=SOON)
-        peer.sendall(b"ree\n")
-        assert [ours.read_line(), ours.read_line()] == [b"two", b"three"]

@@ -12,7 +12,7 @@ from gevent.event import Event
 import gnet
 from gnet.turns import ReceiveTurns
 from tests.faults.peers import elapsed
-from tests.loopback import GUARD, LATE, SOON
+from tests.loopback import GUARD, LATE, SOON, error_of
 
 
 class Source:
@@ -143,13 +143,10 @@ def test_an_error_ends_one_wait_and_not_the_others(source: Source, turns: Receiv
 
 def test_closing_ends_all_waits_and_none_begins(source: Source) -> None:
     turns = ReceiveTurns(source)  # type: ignore[arg-type]
-    greenlets = [
-        gevent.spawn(lambda: pytest.raises(gnet.ClosedError, turns.take, source.take, GUARD, "test"))
-        for _ in range(3)
-    ]
+    greenlets = [gevent.spawn(error_of, turns.take, source.take, GUARD, "test") for _ in range(3)]
     gevent.idle()
     source.close()
     for greenlet in greenlets:
-        greenlet.get(timeout=GUARD / 1000)
+        assert isinstance(greenlet.get(timeout=GUARD / 1000), gnet.ClosedError)
     with pytest.raises(gnet.ClosedError, match="test: the socket is closed"):
         turns.take(source.take, 0, "test")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _socket
 import fcntl
+import functools
 import itertools
 import re
 import struct
@@ -16,7 +17,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
 import gevent
@@ -28,6 +29,7 @@ from hypothesis import strategies as st
 import gnet
 from gnet import ReadLineResult
 from gnet.names import check_host
+from gnet.transports import PlainTransport
 from tests.faults.peers import GUARD, connection, listener, wait_until
 
 # What is checked after each test is checked after all examples of one.
@@ -377,8 +379,6 @@ def test_c6_every_byte_value_comes_and_goes() -> None:
 
 # C7, C8, C9: many small things
 
-CPU_RATIO: Final = 3  # how far from linear a measurement may lie: other programs use the caches as well
-
 
 def cpu_seconds(call: Callable[[], object]) -> float:
     """How long a call keeps this process's processor busy."""
@@ -387,8 +387,16 @@ def cpu_seconds(call: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def read_blank_lines(count: int, wire: bytes, take: Callable[[gnet.Socket], int]) -> float:
-    """Have a peer send blank lines; give what it took to read them."""
+def is_linear(seconds_for: Callable[[int], float], few: int, many: int) -> bool:
+    """Whether many of something cost as much more than a few as there are more of them.
+
+    By the best of three attempts: what other programs do to caches and clocks comes and goes.
+    """
+    return any(seconds_for(many) < 1.5 * many / few * seconds_for(few) for _ in range(3))
+
+
+def read_blank_lines(wire: bytes, take: Callable[[gnet.Socket], int], count: int) -> float:
+    """Have a peer send blank lines; give the time that reading them took."""
     with connection() as (ours, peer):
         sender = gevent.spawn(lambda: (peer.sendall(wire * count), peer.shutdown(socket.SHUT_WR)))
         found = 0
@@ -415,8 +423,7 @@ BLANK_LINES: dict[str, tuple[bytes, Callable[[gnet.Socket], int]]] = {
 
 @pytest.mark.parametrize(("wire", "take"), BLANK_LINES.values(), ids=BLANK_LINES)
 def test_c7_a_million_blank_lines_cost_linear_time(wire: bytes, take: Callable[[gnet.Socket], int]) -> None:
-    few = min(read_blank_lines(125_000, wire, take) for _ in range(2))
-    assert read_blank_lines(1_000_000, wire, take) < 8 * CPU_RATIO * few
+    assert is_linear(functools.partial(read_blank_lines, wire, take), 250_000, 1_000_000)
 
 
 ONE_BYTE_SEGMENTS: Final = """
@@ -430,41 +437,44 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as sender:
 """
 
 
-def read_one_byte_segments(size: int, read: Callable[[gnet.Socket, int], bytes]) -> float:
-    """Have another process send bytes one by one; give what it took to read them."""
-    with closing(gnet.new_socket()) as server:
-        server.bind_addr(address="127.0.0.1")
-        server.listen()
-        port = server.get_local_addr()[1]
-        with subprocess.Popen([sys.executable, "-c", ONE_BYTE_SEGMENTS, str(port), str(size)]) as sender:
-            with server.accept(timeout=GUARD) as ours:
-                ours.timeout = 2 * GUARD
-                answer = b""
+class ByteTransport(PlainTransport):
+    """The plain transport, which receives a byte at a time even where the kernel has put some together."""
 
-                def take() -> None:
-                    nonlocal answer
-                    answer = read(ours, size)
+    __slots__ = ()
 
-                seconds = cpu_seconds(take)
-            assert answer.rstrip(b"\n") == b"x" * (size - 1)
+    def receive(self, size: int) -> bytes | None:
+        return super().receive(1)
+
+
+def read_one_byte_segments(read: Callable[[gnet.Socket, int], bytes], size: int) -> float:
+    """Have another process send bytes one by one; give the time that reading them took."""
+    with listener() as server:
+        arguments = [str(server.getsockname()[1]), str(size)]
+        with subprocess.Popen([sys.executable, "-c", ONE_BYTE_SEGMENTS, *arguments]) as sender:
+            fd = server.accept()[0].detach()
+            raw = _socket.socket(fileno=fd)
+            with gnet.Socket.from_transport(ByteTransport(raw, raw.getpeername())) as ours:
+                ours.timeout = GUARD
+                answers: list[bytes] = []
+                seconds = cpu_seconds(lambda: answers.append(read(ours, size)))
+            assert answers[0].rstrip(b"\n") == b"x" * (size - 1)
             assert sender.wait(GUARD / 1000) == 0
-        return seconds
+    return seconds
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        pytest.param(lambda ours, size: ours.read_line(max_length=size), id="read_line"),
-        pytest.param(lambda ours, size: next(ours.lines(size)), id="lines"),
-        pytest.param(lambda ours, size: ours.recv_until(b"\n", size), id="recv_until"),
-        pytest.param(lambda ours, size: ours.recv(size), id="recv"),
-    ],
-)
+SEGMENTED_READS: dict[str, tuple[int, Callable[[gnet.Socket, int], bytes]]] = {
+    "read_line": (1_000_000, lambda ours, size: ours.read_line(max_length=size)),
+    "lines": (1_000_000, lambda ours, size: next(ours.lines(size))),
+    "recv_until": (400_000, lambda ours, size: ours.recv_until(b"\n", size)),
+    "recv": (400_000, lambda ours, size: ours.recv(size)),
+}
+
+
+@pytest.mark.parametrize(("size", "read"), SEGMENTED_READS.values(), ids=SEGMENTED_READS)
 def test_c8_a_megabyte_in_segments_of_one_byte_costs_linear_time(
-    read: Callable[[gnet.Socket, int], bytes],
+    size: int, read: Callable[[gnet.Socket, int], bytes]
 ) -> None:
-    few = read_one_byte_segments(250_000, read)
-    assert read_one_byte_segments(1_000_000, read) < 4 * CPU_RATIO * few
+    assert is_linear(functools.partial(read_one_byte_segments, read), size // 4, size)
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
@@ -598,7 +608,7 @@ HUGE_READS: dict[str, Callable[[gnet.Socket], Any]] = {
     "peek": lambda ours: ours.peek(sys.maxsize),
     "skip": lambda ours: b"rest"[: ours.skip(sys.maxsize)],
     "read_line": lambda ours: (ours.read_line(max_length=sys.maxsize), ours.recv(4))[1],
-    "lines": lambda ours: ([*ours.lines(sys.maxsize)], ours.recv(4))[1],
+    "lines": lambda ours: (fails(list, ours.lines(sys.maxsize)), ours.recv(4))[1],
     "recv_exactly": lambda ours: (fails(ours.recv_exactly, sys.maxsize), ours.recv(4))[1],
     "recv_until": lambda ours: (fails(ours.recv_until, b"\n", sys.maxsize), ours.recv(4))[1],
 }
@@ -610,13 +620,13 @@ def fails(read: Callable[..., Any], *arguments: Any) -> None:
 
 
 @BUFFERED
-@pytest.mark.parametrize("name", [name for name in HUGE_READS if name != "lines"])
-def test_c18_the_largest_size_reads_what_there_is(name: str, buffered: bool) -> None:
+@pytest.mark.parametrize("read", HUGE_READS.values(), ids=HUGE_READS)
+def test_c18_the_largest_size_reads_what_there_is(read: Callable[[gnet.Socket], Any], buffered: bool) -> None:
     with connection(buffered=buffered) as (ours, peer):
         peer.sendall(b"rest")
         peer.shutdown(socket.SHUT_WR)
         wait_until(lambda: unread(ours) == 4, "all is here")
-        assert HUGE_READS[name](ours) == b"rest"
+        assert read(ours) == b"rest"
 
 
 def test_c18_a_datagram_may_be_asked_for_by_the_largest_size() -> None:
@@ -714,12 +724,12 @@ MAPPED_LOOPBACK: Final = (
     "127.0.0.1\xa0x",
 )
 
-HOSTS: dict[str, Callable[[gnet.Socket, gnet.Socket, str, int], Any]] = {
-    "dial": lambda stream, datagram, host, port: gnet.dial(host, port, timeout=GUARD),
-    "connect": lambda stream, datagram, host, port: stream.connect(host, port, GUARD),
-    "send_to": lambda stream, datagram, host, port: datagram.send_to(host, port, b"data"),
-    "bind_addr": lambda stream, datagram, host, port: stream.bind_addr(0, host),
-    "dial: source": lambda stream, datagram, host, port: gnet.dial("127.0.0.1", port, source=(host, 0)),
+HOSTS: dict[str, Callable[[gnet.Socket, gnet.Socket, str, tuple[Any, ...]], Any]] = {
+    "dial": lambda stream, datagram, host, there: gnet.dial(host, there[1], timeout=GUARD),
+    "connect": lambda stream, datagram, host, there: stream.connect(host, there[1], GUARD),
+    "send_to": lambda stream, datagram, host, there: datagram.send_to(host, there[1], b"data"),
+    "bind_addr": lambda stream, datagram, host, there: stream.bind_addr(0, host),
+    "dial: source": lambda stream, datagram, host, there: gnet.dial(*there[:2], source=(host, 0)),
 }
 
 
@@ -732,7 +742,7 @@ def reaches(name: str, host: str) -> bool:
         stream = stack.enter_context(gnet.new_socket(family))
         datagram = stack.enter_context(gnet.new_socket(family, gnet.SOCK_DGRAM, gnet.IPPROTO_UDP))
         try:
-            answer = HOSTS[name](stream, datagram, host, server.getsockname()[1])
+            answer = HOSTS[name](stream, datagram, host, server.getsockname())
         except (ValueError, socket.gaierror):
             return False
         if isinstance(answer, gnet.Socket):
@@ -740,23 +750,19 @@ def reaches(name: str, host: str) -> bool:
         return True
 
 
-@pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize("host", LAX_LOOPBACK, ids=ascii)
-def test_c19_what_only_the_c_library_takes_for_an_address_is_refused(host: str, name: str) -> None:
-    assert not reaches(name, host)
+def test_c19_what_only_the_c_library_takes_for_an_address_is_refused(host: str) -> None:
+    assert [name for name in HOSTS if reaches(name, host)] == []
 
 
-@pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize("host", MAPPED_LOOPBACK, ids=ascii)
-def test_c19_what_only_a_mapping_of_characters_makes_an_address_is_refused(host: str, name: str) -> None:
-    assert not reaches(name, host)
+def test_c19_what_only_a_mapping_of_characters_makes_an_address_is_refused(host: str) -> None:
+    assert [name for name in HOSTS if reaches(name, host)] == []
 
 
-@pytest.mark.parametrize("name", HOSTS)
-def test_c19_the_addresses_themselves_are_reached(name: str) -> None:
-    assert reaches(name, "127.0.0.1")
-    if name != "dial: source":  # which dials an IPv4 address
-        assert reaches(name, "::1")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_c19_the_addresses_themselves_are_reached(host: str) -> None:
+    assert [name for name in HOSTS if reaches(name, host)] == [*HOSTS]
 
 
 JUNK: Final = {
@@ -776,9 +782,9 @@ JUNK: Final = {
     "a surrogate": "exa\ud800mple.org",
     "a private character": "exa\ue000mple.org",
     "a bad mixture of directions": "\u05d0a\u0627.org",
-    "an unassigned character": "\u0221.org",
     "64 international characters": "\xe9" * 64 + ".org",
-    "a megabyte": "\xe9" * (1 << 20),
+    "far too long": "\xe9" * 100_000,
+    "far too many parts": "\xe9." * 50_000,
     "a scope on a name": "exam:ple%lo",
 }
 
@@ -858,20 +864,88 @@ def test_c19_a_refused_name_is_refused_by_every_call_before_anything_is_tried(ho
             new_datagram_socket() as datagram,
             pytest.raises(ValueError, match=rf"^{name}: "),
         ):
-            call(stream, datagram, host, 1)
+            call(stream, datagram, host, ("127.0.0.1", 1))
 
 
-# A line without an end, 200 MB of it
+# A line without an end
 
-ENDLESS: Final = """
-import socket, sys
-with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as sender:
-    sent = 0
+LINE_READER: Final = """
+import sys, gnet
+
+def kib(key):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(key))
+
+def lines(ours):
     try:
-        while sent < 200_000_000:
-            sent += sender.send(b"x" * 1_000_000)
-        sender.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass
-print(sent)
+        list(ours.lines())
+    except gnet.LineTooLongError as error:
+        return error.limit
+
+def recv_until(ours):
+    try:
+        ours.recv_until(b"end")
+    except gnet.LineTooLongError as error:
+        return error.limit
+
+def read_line(ours, *limit):
+    size = sum(map(len, iter(lambda: ours.read_line(-1, gnet.SocketFlag(0), *limit), b"")))
+    return size + ours.skip(sys.maxsize)
+
+def read_line_65536(ours):
+    return read_line(ours, 65536)
+
+def skip(ours):
+    return ours.skip(sys.maxsize)
+
+for _ in range(int(sys.argv[3])):
+    with gnet.dial("127.0.0.1", int(sys.argv[1])) as ours:
+        for _ in range(1000):
+            ours.read_line()
+        before = kib("VmRSS")
+        answer = globals()[sys.argv[2]](ours)
+        print(answer, before, kib("VmHWM"), flush=True)
 """
+
+MEGABYTE: Final = b"x" * 1_000_000
+
+
+def read_endless_lines(name: str, *megabytes: int) -> list[list[int]]:
+    """Have a program read lines without an end, of these sizes, each on a connection of its own.
+
+    Gives for each what the program got, its memory before the line and the most it ever had, in KiB.
+    """
+    with listener() as server:
+        arguments = [str(server.getsockname()[1]), name, str(len(megabytes))]
+        command = [sys.executable, "-c", LINE_READER, *arguments]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as reader:
+            for size in megabytes:
+                with server.accept()[0] as peer, suppress(ConnectionError):  # not all of them read to the end
+                    peer.settimeout(GUARD / 1000)
+                    peer.sendall(b"line\n" * 1000)
+                    for _ in range(size):
+                        peer.sendall(MEGABYTE)
+            found = [[int(number) for number in line.split()] for line in reader.stdout]
+            assert reader.wait(GUARD / 1000) == 0
+    return found
+
+
+@pytest.mark.plain_only
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("lines", 65536), ("recv_until", 65536), ("read_line_65536", 200_000_000), ("skip", 200_000_000)],
+)
+def test_c1_a_line_of_200_mb_takes_less_than_a_megabyte(name: str, answer: int) -> None:
+    [[got, before, peak]] = read_endless_lines(name, 200)
+    assert got == answer
+    assert peak - before < 1000
+
+
+@pytest.mark.plain_only
+def test_c1_a_line_of_200_mb_takes_read_line_no_more_than_some_times_its_limit() -> None:
+    # A limit of 1,000,000 bytes: that much is collected, copied into the part that is given, and is in the
+    # caller's hands. Measured: 5.0 MB for the first line of 20 MB, nothing more for one of 200 MB.
+    (_, before, small), (got, _, large) = read_endless_lines("read_line", 20, 200)
+    assert got == 200_000_000
+    assert small - before < 8 * 1000
+    assert large - small < 1000
