@@ -32,6 +32,11 @@ __all__ = ["LimitReachedError", "ReadBuffer", "WriteQueue"]
 _CRLF: Final = b"\r\n"
 _CR: Final = 0x0D
 _LF: Final = 0x0A
+
+# What a search was for, besides delimiters, which are bytes.
+_NIM_LINE: Final = "nim line"
+_PY_LINE: Final = "python line"
+
 _without_lf: Final = itemgetter(slice(None, -1))
 _without_crlf: Final = itemgetter(slice(None, -2))
 
@@ -95,7 +100,7 @@ class ReadBuffer:
         self._block_start = 0  # where in the chunk the split block begins
         self._block_lines = 0  # and how many lines it had
         self._scanned = 0  # bytes from the start that hold no end of `_searched_for`
-        self._searched_for = b""
+        self._searched_for: str | bytes = b""
         self._streak = 0
         self.eof = False
         """The stream has ended: what is here is all there will be."""
@@ -255,9 +260,9 @@ class ReadBuffer:
         elif not self._start and self._long_tail is None and not self._py_ready:
             # A shortcut for request and response: the chunk is one whole line.
             chunk = self._chunk
-            if not chunk and not self._scanned:
+            if not chunk and not self.eof:
                 return None
-            end = chunk.find(b"\n", self._scanned)
+            end = chunk.find(b"\n")
             if 0 < end <= max_length and end + 1 == len(chunk):
                 cr = chunk.find(b"\r")
                 if cr < 0 or cr == end - 1:
@@ -292,7 +297,7 @@ class ReadBuffer:
         ready = self._py_ready
         if ready and (max_length >= _LARGEST_BLOCK or max(map(len, ready)) <= max_length):
             return ready
-        if self._tail_goes_on(b"\n", max_length):
+        if self._tail_goes_on(_PY_LINE, b"\n", max_length):
             return None
         chunk = self._to_bytes()
         start = self._start
@@ -306,12 +311,12 @@ class ReadBuffer:
             self.work += len(ready)
             return ready
         # No line that is sure to be within the limit: none complete, or one longer than a block.
-        searched = self._scanned if self._searched_for == b"\n" else 0
+        searched = self._scanned if self._searched_for is _PY_LINE else 0
         at = chunk.find(b"\n", start + searched)
         if at < 0:
             available = len(chunk) - start
             self._scanned = available
-            self._searched_for = b"\n"
+            self._searched_for = _PY_LINE
             # A CR as the very next byte may be the first half of the line end.
             if available > max_length + (available > 0 and chunk[-1] == _CR):
                 raise LimitReachedError(available, max_length)
@@ -332,7 +337,7 @@ class ReadBuffer:
         ready = self.nim_ready
         if ready and (max_length >= _LARGEST_BLOCK or max(map(len, ready)) <= max_length):
             return ready
-        if not self.eof and self._tail_goes_on(_CRLF, max_length):
+        if not self.eof and self._tail_goes_on(_NIM_LINE, _CRLF, max_length):
             return None
         length = self._length_of_next_line(self.eof)
         if length is None:
@@ -354,7 +359,7 @@ class ReadBuffer:
         chunk = self._to_bytes()
         start = self._start
         end = len(chunk)
-        position = start + (self._scanned if self._searched_for == _CRLF else 0)
+        position = start + (self._scanned if self._searched_for is _NIM_LINE else 0)
         # In windows, or a stream of lone CRs would be searched to its end for an LF at each line.
         while position < end:
             window_end = position + _LARGEST_BLOCK
@@ -368,7 +373,7 @@ class ReadBuffer:
             if lf >= 0:
                 return lf - start
             position = window_end
-        self._searched_for = _CRLF
+        self._searched_for = _NIM_LINE
         self._scanned = min(position, end) - start
         return None
 
@@ -376,7 +381,7 @@ class ReadBuffer:
         """Find the next line by Nim's rules; split more of them ahead if this goes on."""
         if not max_length:
             return b""
-        if not final and self._tail_goes_on(_CRLF, max_length):
+        if not final and self._tail_goes_on(_NIM_LINE, _CRLF, max_length):
             return None
         length = self._length_of_next_line(final)
         if length is None:
@@ -474,16 +479,16 @@ class ReadBuffer:
             self._chunk = self._chunk[self._start :]
             self._start = 0
 
-    def _tail_goes_on(self, ends: bytes, limit: int) -> bool:
+    def _tail_goes_on(self, kind: str, ends: bytes, limit: int) -> bool:
         """Whether there is a long tail without any byte of `ends`; searches only what is new."""
         tail = self._long_tail
         if tail is None or len(tail) > limit:
             return False
-        searched = self._scanned if self._searched_for == ends else 0
+        searched = self._scanned if self._searched_for is kind else 0
         for end in ends:
             if tail.find(end, searched) >= 0:
                 return False
-        self._searched_for = ends
+        self._searched_for = kind
         self._scanned = len(tail)
         return True
 

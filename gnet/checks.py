@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["check_int", "check_size"]
+__all__ = ["check_c_int", "check_int", "check_size"]
 
 
 def check_int(value: object, what: str) -> int:
@@ -16,6 +16,14 @@ def check_int(value: object, what: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     raise TypeError(f"{what}: expected an int, got {type(value).__name__}")
+
+
+def check_c_int(value: object, what: str) -> int:
+    """Check that an argument is an `int` that fits a C int."""
+    number = check_int(value, what)
+    if not -(2**31) <= number < 2**31:
+        raise ValueError(f"{what}: {number} does not fit what is expected, a C int")
+    return number
 
 
 def check_size(value: object, what: str) -> int:

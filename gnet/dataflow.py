@@ -10,15 +10,18 @@ raises `gnet.TimeoutError`, and what has arrived is there for the next read.
 
 from __future__ import annotations
 
+import socket as _stdlib_socket
+import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import gevent
 
 from gnet.addresses import IpAddress, describe_sock_addr, ip_family, sock_addr_text, to_sock_addr
-from gnet.checks import check_size
+from gnet.checks import check_c_int, check_size
 from gnet.datagrams import DatagramReader, DatagramWriter
 from gnet.deadlines import Deadline, Timeout, to_milliseconds
-from gnet.errors import ClosedError, TimeoutError, named_error
+from gnet.errors import ClosedError, TimeoutError, closed_error, raise_named
 from gnet.handles import SocketHandle
 from gnet.names import check_host, resolve
 from gnet.options import (
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["DataSocket", "is_safe"]
 
 _LONGEST_LINE: Final = 65536  # the default limit of lines(): what protocols allow, and no attacker fills
+
+_LARGEST_SIZE: Final = sys.maxsize
 
 _SAFE: Final = SocketFlag.SAFE_DISCONN
 
@@ -81,7 +86,7 @@ class DataSocket(SocketHandle):
         Nim's recv, which loses what it had on a timeout and returns -1 on a reset.
         """
         limit = self._timeout if timeout is None else to_milliseconds(timeout)
-        if type(size) is not int or size <= 0:
+        if type(size) is not int or not 0 < size <= _LARGEST_SIZE:
             size = check_size(size, "recv: size")
             if not size:
                 self._raw("recv")
@@ -148,6 +153,8 @@ class DataSocket(SocketHandle):
                 return ready.pop() or b"\r\n"
         else:
             max_length = check_size(max_length, "read_line: max_length")
+            if not max_length:
+                self._raw("read_line")
         return self._reader.read_line(
             self._timeout if timeout is None else to_milliseconds(timeout),
             True if flags is _SAFE else is_safe(flags),
@@ -218,7 +225,9 @@ class DataSocket(SocketHandle):
             raise TypeError(f"recv_until: delimiter: expected bytes, got {type(delimiter).__name__}")
         if not delimiter:
             raise ValueError("recv_until: the delimiter is empty")
-        return self._reader.recv_until(delimiter, check_size(max_length, "recv_until: max_length"), limit)
+        if check_size(max_length, "recv_until: max_length") < len(delimiter):
+            raise ValueError(f"recv_until: max_length: {max_length} is less than the delimiter {delimiter!r}")
+        return self._reader.recv_until(delimiter, max_length, limit)
 
     def peek(self, size: int, timeout: Timeout = None, flags: SocketFlag = _SAFE) -> bytes:
         """Look at up to `size` bytes and leave them: waits for one at least; `b""` at the end.
@@ -288,7 +297,10 @@ class DataSocket(SocketHandle):
         reader = self._reader
         if not isinstance(reader, DatagramReader):
             raise ValueError("recv_from: needs a datagram socket; a stream has recv")
-        os_flags = flags.to_os_flags() if isinstance(flags, SocketFlag) else int(flags)
+        if isinstance(flags, SocketFlag):
+            os_flags = flags.to_os_flags()
+        else:
+            os_flags = check_c_int(flags, "recv_from: flags")
         data, sender = reader.recv_from(check_size(length, "recv_from: length"), os_flags, limit, truncate)
         text = sock_addr_text(sender)
         return data, text.removeprefix("::ffff:") if "." in text else text, _port_of(sender)
@@ -315,6 +327,8 @@ class DataSocket(SocketHandle):
         """
         if flags is not _SAFE:
             is_safe(flags)
+        if get_ident() != self._thread:
+            self._transport.check_thread()
         writer = self._writer
         writer.send(
             data if type(data) is bytes else as_bytes(data, "send"),
@@ -337,6 +351,7 @@ class DataSocket(SocketHandle):
 
         Nim's trySend, which may also have sent a part.
         """
+        self._transport.check_thread()
         return self._writer.try_send(as_bytes(data, "try_send"), self._reader.has_data())
 
     def send_to(
@@ -363,38 +378,50 @@ class DataSocket(SocketHandle):
         if not isinstance(writer, DatagramWriter):
             raise ValueError("send_to: needs a datagram socket; a stream has send")
         content = as_bytes(data, "send_to")
+        os_flags = check_c_int(flags, "send_to: flags")
         number = Port(port)
         raw = self._raw("send_to")
-        deadline = Deadline(self._timeout)
-        if isinstance(address, str):
-            host = check_host(address, "send_to")
-            try:
-                infos = resolve(host, number, raw.family if af is None else af, raw.type, raw.proto, deadline)
-            except gevent.Timeout as expired:
-                deadline.close()
-                if not deadline.owns(expired):
-                    raise
-                raise deadline.error(f"send_to {host}:{number} (looking up the name)") from None
-            except OSError as error:
-                deadline.close()
-                raise named_error(error, f"send_to {host}:{number}") from error
-            except BaseException:
-                deadline.close()
-                raise
-            targets = [info[3] for info in infos]
-        else:
-            wanted = AF_INET if ip_family(address) is IpAddressFamily.IPV4 else AF_INET6
-            targets = [to_sock_addr(address, number)]
-            if wanted == AF_INET and raw.family == AF_INET6:
-                targets = [(f"::ffff:{address}", number, 0, 0)]
-        for target in targets:
-            try:
-                where = f"send_to {describe_sock_addr(target)}"
-                return writer.send_to(content, target, flags, deadline, where)
-            except OSError as error:
-                if target is targets[-1] or isinstance(error, (ClosedError, TimeoutError)):
-                    raise
+        with closing(Deadline(self._timeout)) as deadline:
+            if isinstance(address, str):
+                targets = self._look_up(address, number, "send_to", deadline, af)
+            else:
+                targets = [_target_for(address, number, raw.family)]
+            for target in targets:
+                try:
+                    where = f"send_to {describe_sock_addr(target)}"
+                    return writer.send_to(content, target, os_flags, deadline, where)
+                except OSError as error:
+                    if target is targets[-1] or isinstance(error, (ClosedError, TimeoutError)):
+                        raise
         raise AssertionError("resolve gave no address")
+
+    def _look_up(
+        self, address: object, port: int, operation: str, deadline: Deadline, family: int | None = None
+    ) -> list[Any]:
+        """Give the socket addresses of a host for this socket, one at least.
+
+        Args:
+            family: the socket's own unless given.
+        """
+        host = check_host(address, operation)
+        where = f"{operation} {host}:{port}" if ":" not in host else f"{operation} [{host}]:{port}"
+        raw = self._transport.socket
+        own = raw.family
+        if family is not None and family != own:
+            raise ValueError(
+                f"{where}: af: expected the socket's own, {_family_name(own)}, got {_family_name(family)}"
+            )
+        try:
+            infos = resolve(host, port, own, raw.type, raw.proto, deadline)
+        except gevent.Timeout as expired:
+            if not deadline.owns(expired):
+                raise
+            raise deadline.error(f"{where} (looking up the name)") from None
+        except OSError as error:
+            raise_named(error, where)
+        if self._transport.closed:
+            raise closed_error(operation)
+        return [info[3] for info in infos]
 
     def flush(self, timeout: Timeout = None) -> None:
         """Wait until the kernel has all that was sent.
@@ -403,6 +430,7 @@ class DataSocket(SocketHandle):
             TimeoutError: the rest stays queued and goes out when the peer reads.
             BrokenSendError: it can not be sent. ClosedError. OSError.
         """
+        self._transport.check_thread()
         self._writer.flush(self._timeout if timeout is None else to_milliseconds(timeout))
 
     @property
@@ -423,6 +451,23 @@ def is_safe(flags: object) -> bool:
     if not isinstance(flags, SocketFlag):
         raise TypeError(f"flags: expected a SocketFlag, got {type(flags).__name__}")
     return SocketFlag.SAFE_DISCONN in flags
+
+
+def _target_for(address: IpAddress, port: int, family: int) -> Any:
+    """Give the socket address of an IP address, for a socket of a family."""
+    own = AF_INET if ip_family(address) is IpAddressFamily.IPV4 else AF_INET6
+    if own == family:
+        return to_sock_addr(address, port)
+    if family == AF_INET6:
+        return (f"::ffff:{address}", port, 0, 0)
+    raise ValueError(f"send_to: {address} is no address of the socket's family, {_family_name(family)}")
+
+
+def _family_name(family: Any) -> str:
+    try:
+        return _stdlib_socket.AddressFamily(family).name
+    except ValueError:
+        return repr(family)
 
 
 def _port_of(sockaddr: Any) -> int:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import _socket
 import errno
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, NoReturn
-
-import gevent
 
 from gnet.addresses import describe_sock_addr
 from gnet.deadlines import Deadline
-from gnet.errors import closed_error, named_error
+from gnet.errors import closed_error, raise_named
 from gnet.options import SocketFlag
-from gnet.turns import ReceiveTurns
+from gnet.turns import Turns
 
 if TYPE_CHECKING:
     from gnet.transports import PlainTransport
@@ -35,7 +34,7 @@ class DatagramReader:
     def __init__(self, transport: PlainTransport) -> None:
         self._transport = transport
         self.ready: list[bytes] = []  # of lines: none, ever
-        self._turns = ReceiveTurns(transport)
+        self._turns = Turns(transport, transport.wait_readable)
 
     def recv_from(
         self, length: int, os_flags: int, timeout: float, truncate: bool, operation: str = "recv_from"
@@ -57,9 +56,10 @@ class DatagramReader:
 
         where = f"{operation} on {self._transport.describe()}"
         try:
-            data, received_flags, sender = self._turns.take(attempt, timeout, where)
+            with closing(Deadline(timeout)) as deadline:
+                data, received_flags, sender = self._turns.take(attempt, deadline, where)
         except OSError as error:
-            raise named_error(error, where) from error
+            raise_named(error, where)
         if received_flags & _socket.MSG_TRUNC and not truncate:
             raise OSError(
                 errno.EMSGSIZE,
@@ -83,6 +83,9 @@ class DatagramReader:
         """False: datagrams are not buffered."""
         return False
 
+    def restart(self) -> None:
+        """There is no stream to begin."""
+
     def close(self) -> None:
         """Nothing to drop; the transport wakes who waits."""
 
@@ -95,45 +98,40 @@ class DatagramReader:
 class DatagramWriter:
     """Sends datagrams, each whole or not at all."""
 
-    __slots__ = ("_transport", "coalesce")
+    __slots__ = ("_transport", "_turns", "coalesce")
 
     unsent: Final = 0
 
     def __init__(self, transport: PlainTransport) -> None:
         self._transport = transport
+        self._turns = Turns(transport, transport.wait_writable)
         self.coalesce = False
 
     def send(self, data: bytes | memoryview, timeout: float, input_waits: bool) -> None:
         """Send one datagram to the connected peer."""
-        self.send_to(data, None, 0, Deadline(timeout), f"send to {self._transport.describe()}")
+        with closing(Deadline(timeout)) as deadline:
+            self.send_to(data, None, 0, deadline, f"send to {self._transport.describe()}")
 
     def send_to(
         self, data: bytes | memoryview, sockaddr: Any, os_flags: int, deadline: Deadline, operation: str
     ) -> int:
         """Send one datagram to a socket address (`None`: the connected peer); give its size."""
-        transport = self._transport
+
+        def attempt() -> int | None:
+            raw = self._transport.socket
+            try:
+                return raw.send(data, os_flags) if sockaddr is None else raw.sendto(data, os_flags, sockaddr)
+            except BlockingIOError:
+                return None
+
         try:
-            while True:
-                if transport.closed:
-                    raise closed_error(operation)
-                try:
-                    if sockaddr is None:
-                        return transport.socket.send(data, os_flags)
-                    return transport.socket.sendto(data, os_flags, sockaddr)
-                except BlockingIOError:
-                    deadline.arm()
-                    transport.wait_writable()
-        except gevent.Timeout as expired:
-            if not deadline.owns(expired):
-                raise
-            raise deadline.error(operation) from None
+            return self._turns.take(attempt, deadline, operation)
         except OSError as error:
-            raise named_error(error, operation) from error
-        finally:
-            deadline.close()
+            raise_named(error, operation)
 
     def try_send(self, data: bytes | memoryview, input_waits: bool) -> bool:
         """Send one datagram if the kernel takes it now."""
+        self._transport.check_thread()
         if self._transport.closed:
             raise closed_error("try_send")
         try:
@@ -144,6 +142,7 @@ class DatagramWriter:
 
     def flush(self, timeout: float, operation: str = "flush") -> None:
         """Nothing is queued."""
+        self._transport.check_thread()
         if self._transport.closed:
             raise closed_error(operation)
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 import gevent
 from gevent.event import Event
 
-from gnet.addresses import describe_sock_addr
-from gnet.checks import check_int
+from gnet.addresses import describe_sock_addr, is_ip_address
+from gnet.checks import check_c_int
 from gnet.deadlines import Deadline, Timeout, to_milliseconds
-from gnet.errors import named_error
+from gnet.errors import named_error, raise_named
 from gnet.names import check_host, resolve
 from gnet.options import (
     AF_INET6,
@@ -80,7 +80,9 @@ def dial(
     """
     limit = to_milliseconds(timeout)
     number = Port(port)
-    kind = _kind_of(check_int(protocol, "dial: protocol"))
+    if check_c_int(protocol, "dial: protocol") < 0:
+        raise ValueError(f"dial: protocol: expected at least 0, got {protocol}")
+    kind = _kind_of(protocol)
     host = check_host(address, "dial")
     where = f"dial {host}:{number}" if ":" not in host else f"dial [{host}]:{number}"
     bind_to, family = _check_source(source)
@@ -90,7 +92,7 @@ def dial(
         try:
             infos = resolve(host, number, family, kind, protocol, deadline)
         except _stdlib_socket.gaierror as error:
-            raise named_error(error, where) from error
+            raise_named(error, where)
         winner = attempts.run(interleave(infos), deadline)
     except gevent.Timeout as expired:
         if not deadline.owns(expired):
@@ -233,6 +235,8 @@ def _check_source(source: object) -> tuple[tuple[Any, ...] | None, int]:
     if not isinstance(source, tuple) or len(source) != 2:
         raise TypeError(f"dial: source: expected (address, port), got {source!r}")
     host = check_host(source[0], "dial: source")
+    if not is_ip_address(host.partition("%")[0]):
+        raise ValueError(f"dial: source: expected an IP literal, got {host!r}")
     infos = _socket.getaddrinfo(host, Port(source[1]), 0, SOCK_STREAM, 0, _socket.AI_NUMERICHOST)
     family, _, _, _, sockaddr = infos[0]
     return (sockaddr[:2] if family != AF_INET6 else sockaddr), family

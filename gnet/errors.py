@@ -13,7 +13,7 @@ import builtins
 import errno
 import os
 import socket as _stdlib_socket
-from typing import Final
+from typing import Final, NoReturn
 
 from gnet.options import SocketFlag
 
@@ -132,6 +132,17 @@ def is_disconnection_error(flags: SocketFlag, error: int | OSError) -> bool:
 def closed_error(operation: str) -> ClosedError:
     """Give the error for an operation on a socket that this side has closed."""
     return ClosedError(f"{operation}: the socket is closed")
+
+
+def raise_named(error: OSError, operation: str) -> NoReturn:
+    """Raise an error whose message begins with the operation and the peer, caused by `error`.
+
+    One of gnet's own, which has such a message already, is raised as it is.
+    """
+    named = named_error(error, operation)
+    if named is error:
+        raise error
+    raise named from error
 
 
 def named_error(error: OSError, operation: str) -> OSError:

@@ -6,12 +6,13 @@ import _socket
 import errno as _errno
 import os
 from contextlib import suppress
+from math import ceil
 from typing import TYPE_CHECKING, Any, Final, overload
 
 from gnet.addresses import describe_sock_addr, sock_addr_text
-from gnet.checks import check_int
+from gnet.checks import check_c_int
 from gnet.deadlines import Timeout, to_milliseconds
-from gnet.errors import closed_error, is_disconnection_error, named_error
+from gnet.errors import closed_error, is_disconnection_error, raise_named
 from gnet.options import AF_INET, AF_INET6, SOCK_STREAM, SOBool, SocketFlag
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class SocketHandle:
         try:
             sockaddr = ask()
         except OSError as error:
-            raise named_error(error, f"{operation} of {self._transport.describe()}") from error
+            raise_named(error, f"{operation} of {self._transport.describe()}")
         port = sockaddr[1] if isinstance(sockaddr, tuple) else 0
         return sock_addr_text(sockaddr), port
 
@@ -131,7 +132,7 @@ class SocketHandle:
         try:
             value = self._raw("get_sock_opt").getsockopt(own_level, number)
         except OSError as error:
-            raise named_error(error, f"get_sock_opt {opt}") from error
+            raise_named(error, f"get_sock_opt {opt}")
         return bool(value) if isinstance(opt, SOBool) else value
 
     def set_sock_opt(self, opt: SOBool | int, value: bool | int | bytes, level: int | None = None) -> None:
@@ -152,14 +153,14 @@ class SocketHandle:
             if not isinstance(value, int):
                 raise TypeError(f"set_sock_opt {opt}: expected a bool, got {type(value).__name__}")
             value = int(bool(value))
-        elif not isinstance(value, (int, bytes)):
+        elif isinstance(value, int):
+            check_c_int(int(value), f"set_sock_opt {opt}: value")
+        elif not isinstance(value, bytes):
             raise TypeError(f"set_sock_opt {opt}: expected int or bytes, got {type(value).__name__}")
         try:
             self._raw("set_sock_opt").setsockopt(own_level, number, value)
-        except OverflowError:
-            raise ValueError(f"set_sock_opt {opt}: {value!r} does not fit a C int") from None
         except OSError as error:
-            raise named_error(error, f"set_sock_opt {opt} to {value!r}") from error
+            raise_named(error, f"set_sock_opt {opt} to {value!r}")
 
     def set_keepalive(self, idle: Timeout, interval: Timeout, count: int) -> None:
         """Have the kernel probe a silent peer, and fail the connection (ETIMEDOUT) if it is gone.
@@ -178,7 +179,7 @@ class SocketHandle:
             if milliseconds <= 0:
                 raise ValueError(f"set_keepalive: {name}: expected more than 0 ms, got {value!r}")
             seconds.append(-int(-milliseconds // 1000))
-        if check_int(count, "set_keepalive: count") < 1:
+        if check_c_int(count, "set_keepalive: count") < 1:
             raise ValueError(f"set_keepalive: count: expected at least 1, got {count}")
         raw = self._raw("set_keepalive")
         idle_option = getattr(_socket, "TCP_KEEPIDLE", getattr(_socket, "TCP_KEEPALIVE", 0))  # macOS
@@ -188,7 +189,7 @@ class SocketHandle:
             raw.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPCNT, count)
             raw.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
         except OSError as error:
-            raise named_error(error, "set_keepalive") from error
+            raise_named(error, "set_keepalive")
 
     def set_user_timeout(self, timeout: Timeout) -> None:
         """Fail the connection (ETIMEDOUT) if sent data is not acknowledged for this long.
@@ -206,9 +207,9 @@ class SocketHandle:
         if option is None:
             raise OSError(_errno.ENOPROTOOPT, "set_user_timeout: not on this system")
         try:
-            self._raw("set_user_timeout").setsockopt(_socket.IPPROTO_TCP, option, int(milliseconds))
+            self._raw("set_user_timeout").setsockopt(_socket.IPPROTO_TCP, option, ceil(milliseconds))
         except OSError as error:
-            raise named_error(error, "set_user_timeout") from error
+            raise_named(error, "set_user_timeout")
 
     # ------------------------------------------------------------------ errors
 
@@ -282,7 +283,7 @@ def _option(opt: SOBool | int, level: int | None, operation: str) -> tuple[int, 
         if level is not None and level != opt.socket_level:
             raise ValueError(f"{operation}: {opt} lives at level {opt.socket_level}, got level {level!r}")
         return opt.to_cint(), opt.socket_level
-    check_int(opt, f"{operation}: opt (a SOBool or a number)")
+    check_c_int(opt, f"{operation}: opt (a SOBool or a number)")
     if level is None:
         raise ValueError(f"{operation}: an option given by number ({opt}) needs its level")
-    return opt, level
+    return opt, check_c_int(level, f"{operation}: level")

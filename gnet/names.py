@@ -17,6 +17,7 @@ from __future__ import annotations
 import _socket
 import os
 import socket as _stdlib_socket
+import string
 from typing import Any, Final
 
 import gevent
@@ -37,6 +38,7 @@ _POOL_SIZE: Final = 64
 _HOSTS_FILE: Final = "/etc/hosts"
 _LONGEST_NAME: Final = 253  # RFC 1035, as text
 _LONGEST_LABEL: Final = 63
+_NAME_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "-_.")
 
 # One pool for each hub, that is, for each thread; in a patched process the module's own name
 # would give one for each greenlet.
@@ -66,6 +68,8 @@ def check_host(host: object, operation: str) -> str:
         return _check_scoped(name, shown, operation)
     if any(character <= " " or character == "\x7f" for character in name):
         raise ValueError(f"{operation}: the host name {shown} has a control character or space in it")
+    if not set(name) <= _NAME_CHARACTERS:
+        raise ValueError(f"{operation}: {shown} is no host name (letters, digits, '-', '_' and '.')")
     labels = name.removesuffix(".").split(".")
     if len(name) > _LONGEST_NAME + name.endswith("."):
         raise ValueError(f"{operation}: host name of {len(name)} characters (limit {_LONGEST_NAME}): {shown}")

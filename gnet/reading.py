@@ -10,7 +10,7 @@ What a reader makes of the end of the stream (nothing, the rest, an error) is it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import gevent
 
@@ -237,6 +237,10 @@ class StreamReader:
 
     # ------------------------------------------------------------------ state
 
+    def restart(self) -> None:
+        """Begin a new stream: the socket was just connected, and an earlier read met no connection."""
+        self._buffer.eof = False
+
     def close(self) -> None:
         """Drop what is here; the transport wakes who waits."""
         self._buffer.clear()
@@ -412,6 +416,32 @@ class UnbufferedReader(StreamReader):
         """Receive what one read gives, at most `size` bytes."""
         return self.recv_some(size, timeout, safe, "recv")
 
+    def peek(self, size: int, timeout: float, safe: bool, operation: str = "peek") -> bytes:
+        """Give up to `size` bytes, at least one, and take nothing, from the kernel neither."""
+        if self._reading or get_ident() != self._thread:
+            raise self._refusal(operation)
+        here = self._buffer.peek(size)  # the start of an answer that was interrupted
+        missing = size - len(here)
+        if not missing:
+            return here
+        if here:
+            return here + (self._look(missing) or b"")
+        ahead = self._wait_for(operation, self._look, (missing,), timeout, -missing)
+        if ahead is None:
+            self._raise_failure(operation, safe)
+            return b""
+        return ahead
+
+    def _look(self, size: int) -> bytes | None:
+        """Look at what the kernel has; `None` if that is nothing, or the end of the stream."""
+        try:
+            ahead = None if self._buffer.eof else self._transport.peek(size)
+        except OSError:
+            ahead = b""
+        if ahead == b"":
+            self._buffer.feed_eof()
+        return ahead or None
+
     def _receive(self, size: int) -> bool:
         self._read_size = min(max(size - len(self._buffer), 1), _LARGEST_READ)
         return super()._receive(size)
@@ -419,17 +449,14 @@ class UnbufferedReader(StreamReader):
     def _receive_and_take(
         self, take: Callable[..., _T | None], arguments: tuple[Any, ...], size: int
     ) -> tuple[bool, _T | None]:
-        if size:
+        # A negative size only looks, at that many bytes.
+        if size > 0:
             return super()._receive_and_take(take, arguments, size)
-        try:
-            ahead = self._transport.peek(BUFFER_SIZE)
-        except OSError:
-            ahead = b""
+        ahead = self._look(-size or BUFFER_SIZE)
         if ahead is None:
-            return False, None
-        if not ahead:
-            self._buffer.feed_eof()
-            return True, take(*arguments)
+            return self._buffer.eof, take(*arguments) if self._buffer.eof and not size else None
+        if size:
+            return True, cast("_T", ahead)
         # A byte at a time, as Nim does, though not with a system call for each.
         for count in range(1, len(ahead) + 1):
             self._buffer.feed(ahead[count - 1 : count])

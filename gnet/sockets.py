@@ -13,18 +13,17 @@ import os
 import socket as _stdlib_socket
 import sys
 import warnings
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, Self
 
 import gevent
 
 from gnet.addresses import describe_sock_addr, sock_addr_text
-from gnet.checks import check_int
+from gnet.checks import check_c_int, check_int
 from gnet.dataflow import DataSocket, is_safe
 from gnet.datagrams import DatagramReader, DatagramWriter
-from gnet.deadlines import Deadline, Timeout, to_milliseconds
-from gnet.errors import closed_error, named_error
-from gnet.names import check_host, resolve
+from gnet.deadlines import NO_DEADLINE, NO_LIMIT, Deadline, Timeout, to_milliseconds
+from gnet.errors import closed_error, raise_named
 from gnet.options import (
     AF_INET,
     AF_INET6,
@@ -38,7 +37,7 @@ from gnet.options import (
 )
 from gnet.reading import StreamReader, UnbufferedReader
 from gnet.transports import PlainTransport
-from gnet.turns import ReceiveTurns
+from gnet.turns import Turns
 from gnet.writing import StreamWriter
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ class Socket(DataSocket):
         self._setup(PlainTransport(raw, peer), buffered)
 
     def _setup(self, transport: PlainTransport, buffered: bool) -> None:
-        self._turns: ReceiveTurns | None = None  # of those that wait in accept
+        self._turns: Turns | None = None  # of those that wait in accept
         kind = transport.socket.type
         self._accepts = kind in (SOCK_STREAM, SOCK_SEQPACKET)
         self._buffered = buffered and kind == SOCK_STREAM
@@ -140,13 +139,17 @@ class Socket(DataSocket):
             TypeError: no socket, or a TLS one, whose session can not be taken over.
             ValueError: a closed or detached socket.
         """
-        if hasattr(sock, "do_handshake"):
+        if hasattr(type(sock), "do_handshake"):
             raise TypeError("Socket.adopt: a TLS socket can not be taken over; adopt it before its handshake")
-        if not all(hasattr(sock, name) for name in ("detach", "fileno", "family", "type", "proto")):
+        if not all(hasattr(type(sock), name) for name in ("accept", "detach", "sendto")):
             raise TypeError(f"Socket.adopt: expected a stdlib or gevent socket, got {type(sock).__name__}")
-        if sock.fileno() < 0:
+        try:
+            open_ = sock.fileno() >= 0
+            family, kind, protocol = sock.family, sock.type, sock.proto
+        except OSError:  # a closed one of gevent's
+            open_ = False
+        if not open_:
             raise ValueError("Socket.adopt: the socket is closed or detached")
-        family, kind, protocol = sock.family, sock.type, sock.proto
         raw = _socket.socket(family, kind, protocol, fileno=sock.detach())
         return cls(_prepared(raw), buffered=buffered, peer=_peer_of(raw))
 
@@ -170,8 +173,9 @@ class Socket(DataSocket):
         if raw.family not in (AF_INET, AF_INET6):
             raise ValueError("bind_addr: needs an AF_INET or AF_INET6 socket; a Unix one has bind_unix")
         target: Any = ("0.0.0.0" if raw.family == AF_INET else "::", number)
-        if address:
-            target = self._look_up(address, number, "bind_addr")[0]
+        if address != "":
+            with closing(Deadline(self._timeout)) as deadline:
+                target = self._look_up(address, number, "bind_addr", deadline)[0]
         self._bind(target, "bind_addr")
 
     def bind_unix(self, path: str | bytes | os.PathLike[str]) -> None:
@@ -190,7 +194,7 @@ class Socket(DataSocket):
         try:
             self._raw(operation).bind(target)
         except OSError as error:
-            raise named_error(error, f"{operation} to {describe_sock_addr(target)}") from error
+            raise_named(error, f"{operation} to {describe_sock_addr(target)}")
 
     def listen(self, backlog: int = SOMAXCONN) -> None:
         """Have the kernel take connections, up to `backlog` of them before they are accepted.
@@ -204,7 +208,7 @@ class Socket(DataSocket):
         try:
             self._raw("listen").listen(max(0, min(backlog, 2**31 - 1)))
         except OSError as error:
-            raise named_error(error, "listen") from error
+            raise_named(error, "listen")
 
     def accept_addr(
         self, flags: SocketFlag = _SAFE, inheritable: bool = False, timeout: Timeout = None
@@ -230,15 +234,12 @@ class Socket(DataSocket):
             raise ValueError("accept: needs a stream socket; datagrams have recv_from")
         turns = self._turns
         if turns is None:
-            turns = self._turns = ReceiveTurns(transport)
-        while True:
-            try:
-                raw, peer = turns.take(transport.accept, limit, "accept")
-            except OSError as error:
-                if safe and error.errno in _GONE_BEFORE_ACCEPT:
-                    continue
-                raise self._accept_error(error) from error
-            break
+            turns = self._turns = Turns(transport, transport.wait_readable)
+        deadline = NO_DEADLINE if limit == NO_LIMIT else Deadline(limit)
+        try:
+            raw, peer = self._accept_one(turns, deadline, safe)
+        finally:
+            deadline.close()
         if inheritable:
             os.set_inheritable(raw.fileno(), True)
         if not _INHERITS_NO_DELAY:
@@ -251,12 +252,19 @@ class Socket(DataSocket):
         """`accept_addr` without the address. Nim's accept, which forgets `inheritable`."""
         return self.accept_addr(flags, inheritable, timeout)[0]
 
-    def _accept_error(self, error: OSError) -> OSError:
+    def _accept_one(self, turns: Turns, deadline: Deadline, safe: bool) -> tuple[_socket.socket, Any]:
+        while True:
+            try:
+                return turns.take(self._transport.accept, deadline, "accept")
+            except OSError as error:
+                if not safe or error.errno not in _GONE_BEFORE_ACCEPT:
+                    raise_named(error, f"accept on {self._own_name()}")
+
+    def _own_name(self) -> str:
         try:
-            where = describe_sock_addr(self._transport.socket.getsockname())
+            return describe_sock_addr(self._transport.socket.getsockname())
         except OSError:
-            where = "a closed socket"
-        return named_error(error, f"accept on {where}")
+            return "a closed socket"
 
     # ------------------------------------------------------------------ connecting
 
@@ -336,41 +344,21 @@ class Socket(DataSocket):
             if mine and not transport.closed and not transport.connect(target):
                 code = 0  # it was connected by then
             else:
-                transport.close()
+                self.close(timeout=0)
                 if not mine:
                     raise
                 raise deadline.error(f"{connecting} (the socket is closed now)") from None
         except OSError as error:  # what the kernel refuses outright, such as a path that is none
-            raise named_error(error, connecting) from error
+            raise_named(error, connecting)
         except BaseException:
-            transport.close()
+            self.close(timeout=0)
             raise
         if not code:
             transport.peer = target
             transport.drained = False
+            transport.failure = None
+            self._reader.restart()
         return code
-
-    def _look_up(
-        self, address: object, port: int, operation: str, deadline: Deadline | None = None
-    ) -> list[Any]:
-        """Give the socket addresses of a host for this socket."""
-        host = check_host(address, operation)
-        raw = self._transport.socket
-        limit = deadline if deadline is not None else Deadline(self._timeout)
-        try:
-            infos = resolve(host, port, raw.family, raw.type, raw.proto, limit)
-        except gevent.Timeout as expired:
-            if not limit.owns(expired):
-                raise
-            raise limit.error(f"{operation} {host}:{port} (looking up the name)") from None
-        except _stdlib_socket.gaierror as error:
-            raise named_error(error, f"{operation} {host}:{port}") from error
-        finally:
-            if deadline is None:
-                limit.close()
-        if self._transport.closed:
-            raise closed_error(operation)
-        return [info[3] for info in infos]
 
     def _unix_path(self, path: object, operation: str) -> bytes:
         """Check the path or abstract name of a Unix socket."""
@@ -410,7 +398,7 @@ class Socket(DataSocket):
         try:
             raw.shutdown(how)
         except OSError as error:
-            raise named_error(error, f"shutdown of {self._transport.describe()}") from error
+            raise_named(error, f"shutdown of {self._transport.describe()}")
         if how != _stdlib_socket.SHUT_RD:
             self._writer.shut()
 
@@ -455,6 +443,10 @@ class Socket(DataSocket):
         self._reader.close()
         self._writer.close(0)
         return self._transport.detach()
+
+    def __reduce__(self) -> NoReturn:
+        # copy and pickle would make a second owner of the descriptor.
+        raise TypeError(f"a {type(self).__name__} can not be copied or pickled")
 
     def __enter__(self) -> Self:
         return self
@@ -503,7 +495,7 @@ def new_socket(
         check_int(value, f"new_socket: {name}")
         if not 0 <= value < 2**31:
             raise ValueError(f"new_socket: {name}: expected 0 to {2**31 - 1}, got {value}")
-    if fd is not None and check_int(fd, "new_socket: fd") < 0:
+    if fd is not None and check_c_int(fd, "new_socket: fd") < 0:
         raise ValueError(f"new_socket: fd: expected at least 0, got {fd}")
     try:
         raw = _socket.socket(*numbers, fileno=fd)
@@ -514,7 +506,7 @@ def new_socket(
         what = (
             f"new_socket({domain!r}, {sock_type!r}, {protocol!r})" if fd is None else f"new_socket(fd={fd})"
         )
-        raise named_error(error, what + hint) from error
+        raise_named(error, what + hint)
     if inheritable:
         os.set_inheritable(raw.fileno(), True)
     return Socket(_prepared(raw), buffered=buffered, peer=_peer_of(raw) if fd is not None else None)

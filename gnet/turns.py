@@ -1,4 +1,4 @@
-"""Waiting for whole things (a connection, a datagram), by several greenlets on one socket in turn."""
+"""Several greenlets on one socket, each waiting for one whole thing: a connection, a datagram, room."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ from typing import TYPE_CHECKING, TypeVar
 import gevent
 from gevent.lock import Semaphore
 
-from gnet.deadlines import NO_DEADLINE, NO_LIMIT, Deadline
 from gnet.errors import closed_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gnet.deadlines import Deadline
     from gnet.transports import Transport
 
-__all__ = ["ReceiveTurns"]
+__all__ = ["Turns"]
 
 _T = TypeVar("_T")
 
 
-class ReceiveTurns:
+class Turns:
     """Gives each of several waiting greenlets one whole thing, in the order they came."""
 
-    __slots__ = ("_transport", "_turn")
+    __slots__ = ("_transport", "_turn", "_wait")
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, wait: Callable[[], None]) -> None:
+        """Take turns at `wait`, which is the transport's wait for one direction."""
         self._transport = transport
+        self._wait = wait
         self._turn: Semaphore | None = None  # made by the first wait
 
-    def take(self, attempt: Callable[[], _T | None], timeout: float, operation: str) -> _T:
+    def take(self, attempt: Callable[[], _T | None], deadline: Deadline, operation: str) -> _T:
         """Call `attempt`, waiting before each further call, until it gives something.
 
         Nothing is lost whatever interrupts this: `attempt` takes a thing and this returns it
@@ -37,12 +39,13 @@ class ReceiveTurns:
 
         Args:
             attempt: never waits; gives `None` if nothing is there.
-            timeout: checked milliseconds; -1: no limit; 0: one attempt.
+            deadline: stays the caller's, to close. Of 0 ms: one attempt.
             operation: what to call it in errors, e.g. `accept on 127.0.0.1:80`.
         Raises:
-            TimeoutError, ClosedError; what `attempt` raises.
+            TimeoutError, ClosedError, RuntimeError (another thread); what `attempt` raises.
         """
         transport = self._transport
+        transport.check_thread()
         if transport.closed:
             raise closed_error(operation)
         turn = self._turn
@@ -50,8 +53,7 @@ class ReceiveTurns:
             answer = attempt()
             if answer is not None:
                 return answer
-        deadline = Deadline(timeout) if timeout != NO_LIMIT else NO_DEADLINE
-        if timeout == 0:
+        if deadline.milliseconds == 0:
             raise deadline.error(operation)
         if turn is None:
             turn = self._turn = Semaphore(1)
@@ -62,7 +64,7 @@ class ReceiveTurns:
             while True:
                 if transport.closed:
                     raise closed_error(operation)
-                transport.wait_readable()
+                self._wait()
                 if transport.closed:
                     raise closed_error(operation)
                 answer = attempt()
@@ -77,6 +79,5 @@ class ReceiveTurns:
                 return answer
             raise deadline.error(operation) from None
         finally:
-            deadline.close()
             if mine:
                 turn.release()

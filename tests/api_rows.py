@@ -335,7 +335,14 @@ OWN_ROWS: Final = {
     "for line in socket": row(
         "Socket.__iter__", "test_reading::test_a_loop_over_lines_has_a_limit_of_64_kib_unless_told_otherwise"
     ),
-    "deadline": row("deadline", "faults.test_network::test_a8_a_block_deadline_holds_while_bytes_drip"),
+    "deadline": row(
+        "deadline",
+        "test_deadlines::test_whatever_waits_in_a_block_is_ended_and_not_only_calls_of_gnet",
+        "test_deadlines::test_a_block_that_is_over_in_time_is_left_alone",
+        "test_deadlines::test_a_block_with_timeout_0_is_ended_by_its_first_wait",
+        "test_deadlines::test_the_end_of_a_callers_own_timeout_passes_through_a_block",
+        "faults.test_network::test_a8_a_block_deadline_holds_while_bytes_drip",
+    ),
     "an unclosed socket": row(
         "Socket.__del__ Socket.__repr__",
         "test_closing::test_a_socket_that_is_dropped_unclosed_warns_where_it_was_made_and_is_closed",
@@ -356,6 +363,9 @@ GENERAL_ROWS: Final = {
         "",
         "test_dataflow::test_a_timeout_that_is_none_is_refused_and_nothing_is_taken_or_sent",
         "test_reading::test_a_timeout_of_zero_gives_what_the_kernel_has_and_does_not_wait",
+        "test_deadlines::test_g3_a_timeout_is_milliseconds_or_a_timedelta_or_no_limit",
+        "test_deadlines::test_g3_every_call_refuses_what_is_no_timeout_before_it_does_anything",
+        "test_deadlines::test_g4_a_line_that_is_in_the_kernel_wins_over_the_timeout",
         "faults.test_network::test_a8_the_deadline_holds_while_bytes_drip_and_they_stay",
     ),
     "flags": row("", "test_dataflow::test_flags_of_another_kind_are_refused_and_nothing_is_taken_or_sent"),

@@ -6,7 +6,7 @@ For a peer that misbehaves, or is no gnet socket, see `tests.faults.peers`.
 from __future__ import annotations
 
 import socket as stdlib_socket  # for its constants
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -15,6 +15,7 @@ import gevent.socket
 import pytest
 
 import gnet
+from gnet.transports import yield_to_loop
 
 _T = TypeVar("_T")
 
@@ -119,3 +120,11 @@ def error_of(call: Callable[..., object], *arguments: object) -> BaseException:
     except Exception as error:
         return error
     raise AssertionError(f"no error, but {result!r}")
+
+
+def send_in_pieces(peer: Any, pieces: Iterable[bytes]) -> None:
+    """Send each piece in a segment of its own, which a reader at the other end gets before the next one."""
+    peer.setsockopt(gnet.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+    for piece in pieces:
+        peer.sendall(piece)
+        yield_to_loop(gevent.get_hub())  # a sleep of 0 would not have the loop look for what arrived

@@ -221,13 +221,15 @@ def test_lines_do_not_depend_on_the_sizes_inside(ahead: bytes, edge: int, end: b
 
 
 @nim_kinds
-@pytest.mark.parametrize("edge", [BLOCK, LARGEST_BLOCK])
+@pytest.mark.parametrize("edge", [256, 512, 1024, BLOCK, LARGEST_BLOCK])
 @pytest.mark.parametrize("ahead", [b"1", b"x" * 100])
 def test_lone_crs_at_the_edge_of_a_block_end_lines(ahead: bytes, edge: int, lines: Lines) -> None:
     for length in range(edge - 12, edge + 3):
-        for line in (length, length - 4 * len(ahead) - 4):
-            expected = [*(4 * [ahead]), b"x" * line, b"", b"y" * line]
-            assert read_all([b"\r".join(expected) + b"\r"], lines) == (expected, b""), f"{line} bytes"
+        for line in (length, max(0, length - 4 * len(ahead) - 4)):
+            for end in (b"\r", b"\r\n"):  # this CRLF may lie across the edge
+                expected = [*(4 * [ahead]), b"x" * line, b"y", b"y" * line]
+                wire = 4 * (ahead + b"\r") + b"x" * line + end + b"y\r" + b"y" * line + b"\r"
+                assert read_all([wire], lines) == (expected, b""), f"{line} bytes, {end!r}"
 
 
 # Lines one at a time among other calls
@@ -330,11 +332,12 @@ def test_clear_empties_the_list_of_a_running_loop_too() -> None:
 
 
 def test_clear_forgets_how_far_the_old_bytes_were_searched() -> None:
-    for search in (
+    searches: list[Callable[[ReadBuffer], object]] = [
         lambda buffer: buffer.take_until(b";", 99),
         lambda buffer: buffer.take_line(99),
         lambda buffer: buffer.ready_lines(99, False),
-    ):
+    ]
+    for search in searches:
         buffer = filled(b"a long start")
         assert search(buffer) is None
         buffer.clear()
@@ -440,6 +443,16 @@ def test_c2_read_line_gives_a_line_of_the_limit_whole_and_a_longer_one_in_parts(
             found.append(line)
     assert found == [exact, longer[:-1], b"y", exact]
     assert rest_of(buffer) == b"z"
+
+
+@ends
+@limits
+def test_c2_read_line_gives_a_longer_line_in_parts_if_it_is_all_that_is_there(limit: int, end: bytes) -> None:
+    for length in (limit, limit + 1, limit + 2):
+        buffer = filled(b"x" * length + end)
+        buffer.feed_eof()
+        parts = [buffer.take_line(limit), buffer.take_line(limit)]
+        assert parts == [b"x" * limit, b"x" * (min(length, 2 * limit) - limit) or None]
 
 
 @limits

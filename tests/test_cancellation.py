@@ -241,6 +241,7 @@ def check_cut_message(
     assert received == before + PAYLOAD[:bytes_sent]
     ours.close()
     check_end(peer, received, whole=False)
+    assert received == before + PAYLOAD[:bytes_sent]
 
 
 def check_end(peer: socket.socket, received: bytearray, *, whole: bool) -> None:
@@ -306,8 +307,9 @@ def test_what_others_queue_never_follows_a_cut_message(family: str, kind: Kind) 
             received = bytearray()
 
             def steps() -> Iterator[Callable[[], object]]:
-                yield lambda: queue_something(ours, peer, b"QUEUED")
-                yield from slow_reader(peer, received)
+                read, *_ = steps = list(itertools.islice(slow_reader(peer, received), 100))
+                yield lambda: (queue_something(ours, peer, b"QUEUED"), read())
+                yield from steps
 
             def check(outcome: Outcome) -> None:
                 if ours.has_data_buffered():
@@ -343,7 +345,8 @@ def test_an_interrupted_send_that_waited_for_another_leaves_no_trace(family: str
                 receive_until_there_are(peer, len(expected + b"third"), received)
                 assert received == expected + b"third"
 
-            yield Scene(lambda: ours.send(b"second", timeout=LIMIT), check, slow_reader(peer, received))
+            steps = [lambda: receive_until_there_are(peer, len(PAYLOAD), received)]
+            yield Scene(lambda: ours.send(b"second", timeout=LIMIT), check, steps)
 
     assert interrupt_at_every_switch(scene, kind) > 0
 
@@ -463,8 +466,7 @@ def test_an_interrupted_accept_loses_no_connection(name: str, others: int, kind:
                 for client in accepted:
                     client.close()
 
-            # One more for a step that comes too early: a wait for the turn and the one behind it may coincide.
-            steps = [connect] * (others + 1)
+            steps = [lambda: [connect() for _ in range(others + 1)]]
             yield Scene(lambda: accept(listener, LIMIT), check, steps)
 
     assert interrupt_at_every_switch(scene, kind) > 0
@@ -520,7 +522,8 @@ def test_an_interrupted_receive_loses_no_datagram(name: str, others: int, family
                 received.append(receive(ours, GUARD) if outcome.error is not None else outcome.value)
                 assert sorted(received) == sent
 
-            yield Scene(lambda: receive(ours, LIMIT), check, [send] * (others + 1))
+            steps = [lambda: [send() for _ in range(others + 1)]]
+            yield Scene(lambda: receive(ours, LIMIT), check, steps)
 
     assert interrupt_at_every_switch(scene, kind) > 0
 
@@ -568,7 +571,8 @@ def test_an_interrupted_send_of_a_datagram_sends_all_of_it_or_nothing(others: in
                 ours.send(b"later", timeout=GUARD)
                 assert peer.recv(100) == b"later"
 
-            steps = itertools.repeat(lambda: received.append(peer.recv(100)))
+            # Of all of these, or the kernel takes no more yet.
+            steps = [lambda: received.extend(peer.recv(100) for _ in range(queued))]
             yield Scene(lambda: ours.send(b"message", timeout=LIMIT), check, steps)
 
     assert interrupt_at_every_switch(scene, kind) > 0
@@ -671,7 +675,7 @@ def test_an_interrupted_dial_leaves_nothing(kind: Kind) -> None:
                 lambda: gnet.dial("somewhere.test", 80, timeout=LIMIT), check, [resolver.answers.set]
             )
 
-    assert interrupt_at_every_switch(scene, kind) > 2
+    assert interrupt_at_every_switch(scene, kind) > 1
 
 
 @every_kind

@@ -71,7 +71,7 @@ def test_each_address_of_a_name_is_tried_until_one_answers() -> None:
 def test_an_address_of_the_other_family_is_an_error_that_names_it() -> None:
     with (
         gnet.new_socket() as client,
-        pytest.raises(gevent.socket.gaierror, match=r"connect ::1:80: .*AF_INET"),
+        pytest.raises(gevent.socket.gaierror, match=r"connect \[::1\]:80: .*AF_INET"),
     ):
         client.connect("::1", 80)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import socket as stdlib_socket  # for its constants
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -13,7 +13,7 @@ import pytest
 import gnet
 from gnet import ReadLineResult
 from tests.faults.peers import connection
-from tests.loopback import GUARD, SOON, buffering
+from tests.loopback import GUARD, SOON, buffering, send_in_pieces
 
 
 def ended_early(call: Callable[[], Any]) -> int:
@@ -100,18 +100,20 @@ def read_somehow(socket: gnet.Socket, stream: bytes, dice: random.Random) -> byt
 @buffering
 @pytest.mark.parametrize("seed", range(25))
 def test_reads_in_any_mix_deliver_the_stream_byte_for_byte(seed: int, buffered: bool) -> None:
-    dice = random.Random(seed)
+    dice, sizes = random.Random(seed), random.Random(seed)
     alphabet = dice.choice([b"a\n\r", b"abcdefghij\n", b"ab" * 12 + b"\r\n", b"\r", b"ab\r"])
     stream = bytes(dice.choices(alphabet, k=dice.choice([5, 40, 300, 5000])))
     with connection(buffered=buffered) as (ours, peer):
 
-        def send() -> None:
+        def pieces() -> Iterator[bytes]:
             start = 0
             while start < len(stream):
-                end = start + dice.choice([1, 2, 7, 100, 4000])
-                peer.sendall(stream[start:end])
+                end = start + sizes.choice([1, 2, 7, 100, 4000])
+                yield stream[start:end]
                 start = end
-                gevent.sleep(0)
+
+        def send() -> None:
+            send_in_pieces(peer, pieces())
             peer.shutdown(stdlib_socket.SHUT_WR)
 
         sender = gevent.spawn(send)

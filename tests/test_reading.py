@@ -18,7 +18,7 @@ import pytest
 import gnet
 from gnet import ReadLineResult, SocketFlag
 from tests.faults.peers import connection, elapsed, reset, wait_until
-from tests.loopback import GUARD, LATE, SOON, buffering, view_of
+from tests.loopback import GUARD, LATE, SOON, buffering, send_in_pieces, view_of
 
 PEEK = SocketFlag.PEEK
 
@@ -153,9 +153,7 @@ def test_reads_do_not_depend_on_how_the_bytes_arrive(
     with connection(buffered=buffered) as (ours, peer):
 
         def send() -> None:
-            for start in range(0, len(wire), piece):
-                peer.sendall(wire[start : start + piece])
-                gevent.sleep(0)
+            send_in_pieces(peer, [wire[start : start + piece] for start in range(0, len(wire), piece)])
             peer.shutdown(stdlib_socket.SHUT_WR)
 
         sender = gevent.spawn(send)
@@ -168,13 +166,7 @@ def test_reads_do_not_depend_on_how_the_bytes_arrive(
 
 def test_a_buffered_recv_gives_all_that_was_asked_for_and_less_only_at_the_end() -> None:
     with connection() as (ours, peer):
-
-        def send() -> None:
-            for _ in range(3):
-                peer.sendall(b"1234")
-                gevent.sleep(0)
-
-        sender = gevent.spawn(send)
+        sender = gevent.spawn(send_in_pieces, peer, [b"1234"] * 3)
         assert ours.recv(10) == b"1234123412"
         sender.get()
         peer.close()

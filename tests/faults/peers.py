@@ -1,5 +1,5 @@
-"""What the tests of faults share: connections with a scripted end, transports that follow a script, programs in
-processes and network namespaces of their own.
+"""What the tests of faults share: connections with a scripted end, transports that follow a script,
+programs in processes and network namespaces of their own.
 
 The other end of a connection is a socket of gevent's, never of gnet's: it must be able to misbehave, and to
 work in a patched process as well as in a plain one.
@@ -143,8 +143,9 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         gevent.sleep(0.002)
 
 
-def loop_turns(seconds: float) -> int:
-    """How often the loop turns in this time. A descriptor that is always ready makes it spin."""
+@contextmanager
+def counted_turns() -> Iterator[Callable[[], int]]:
+    """Give a function that tells how often the loop has turned since the block began."""
     turns = 0
 
     def count() -> None:
@@ -154,11 +155,17 @@ def loop_turns(seconds: float) -> int:
     watcher = gevent.get_hub().loop.prepare(ref=False)
     watcher.start(count)
     try:
-        gevent.sleep(seconds)
+        yield lambda: turns
     finally:
         watcher.stop()
         watcher.close()
-    return turns
+
+
+def loop_turns(seconds: float) -> int:
+    """How often the loop turns in this time. A descriptor that is always ready makes it spin."""
+    with counted_turns() as turns:
+        gevent.sleep(seconds)
+        return turns()
 
 
 @contextmanager
@@ -250,9 +257,9 @@ class ScriptedTransport:
 # Programs in processes of their own
 
 
-def program(name: str, *arguments: object) -> list[str]:
+def program(name: str, *arguments: object, patched: bool = PATCHED) -> list[str]:
     """Give the command line of a function of `tests.faults.programs`, in the kind of process of this one."""
-    monkey = ["gevent.monkey", "--module"] if PATCHED else []
+    monkey = ["gevent.monkey", "--module"] if patched else []
     return [sys.executable, "-m", *monkey, "tests.faults.programs", name, *map(str, arguments)]
 
 

@@ -1,6 +1,7 @@
-"""Programs that tests of faults run in processes of their own: `python -m tests.faults.programs NAME [ARGUMENT ...]`.
+"""Programs that tests of faults run in processes of their own.
 
-A program prints what it found out as JSON; what that should be is the test's business.
+`python -m tests.faults.programs NAME [ARGUMENT ...]` runs one. It prints what it found out as JSON; what
+that should be is the test's business.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import signal
 import socket as plain
+import struct
 import sys
 import threading
 import time
@@ -204,45 +206,63 @@ def echo_server() -> None:
     gevent.get_hub().threadpool.apply(sys.stdin.buffer.read)
 
 
-def flood(kind: str, port: str, udp_port: str) -> None:
-    """Flood an echo server, with plain threads, until the standard input ends. Prints when it has begun."""
+def flood(kind: str, port: str, udp_port: str) -> dict[str, Any]:
+    """Flood an echo server until the standard input ends. Prints when it has begun, and what it did.
+
+    With threads that block: to be run in a plain process, or nothing would flow.
+    """
     address = ("127.0.0.1", int(port))
-    flows: list[Callable[[], object]]
-    if kind == "datagrams":
-        # One thread cannot send as fast as the server answers. Who reads the answers is not the point.
-        def send_datagrams() -> None:
-            with plain.socket(plain.AF_INET, plain.SOCK_DGRAM) as sock:
-                while True:
-                    sock.sendto(b"flood", ("127.0.0.1", int(udp_port)))
+    done = {"bytes": 0, "datagrams": 0, "connections": 0}
+    begun = threading.Event()
+    failures: list[str] = []
 
-        flows = [send_datagrams, send_datagrams]
-    elif kind == "connections":
+    def count(what: str, number: int) -> None:
+        done[what] += number
+        begun.set()
 
-        def connect() -> None:
+    def send_datagrams() -> None:
+        with plain.socket(plain.AF_INET, plain.SOCK_DGRAM) as sock:
             while True:
-                with plain.create_connection(address):
-                    pass
+                sock.sendto(b"flood", ("127.0.0.1", int(udp_port)))
+                count("datagrams", 1)
 
-        flows = [connect, connect]
+    def make_connections() -> None:
+        while True:
+            with plain.create_connection(address) as sock:
+                # Ends with a reset: thousands that end in order would use up the machine's ports.
+                sock.setsockopt(plain.SOL_SOCKET, plain.SO_LINGER, struct.pack("ii", 1, 0))
+            count("connections", 1)
+
+    def send_stream() -> None:
+        while True:
+            count("bytes", sock.send(data))
+
+    def receive_stream() -> None:
+        while received := sock.recv(1 << 20):
+            if kind == "source":
+                count("bytes", len(received))
+        raise EOFError("the server has ended the stream")
+
+    def keep_flowing(flow: Callable[[], None]) -> None:
+        try:
+            flow()
+        except Exception as error:
+            failures.append(repr(error))
+
+    if kind in ("datagrams", "connections"):
+        flows = [send_datagrams if kind == "datagrams" else make_connections] * 2
     else:
         sock = plain.create_connection(address)
         sock.sendall(kind.encode() + b"\n")
         assert sock.recv(len(kind) + 1) == kind.encode() + b"\n"
         data = _BULK if kind in ("recv", "skip") else _LINES
-
-        def send_stream() -> None:
-            while True:
-                sock.sendall(data)
-
-        def receive_stream() -> None:
-            while sock.recv(1 << 20):
-                pass
-
         flows = [receive_stream] if kind == "source" else [receive_stream, send_stream]
     for flow in flows:
-        threading.Thread(target=flow, daemon=True).start()
+        threading.Thread(target=keep_flowing, args=[flow], daemon=True).start()
+    begun.wait()
     print("flooding", flush=True)
     sys.stdin.buffer.read()
+    return {**done, "failures": failures}
 
 
 # A16, A18, A19: names and ways
@@ -263,12 +283,13 @@ def ways_to(host: str, ports: dict[bool, int], timeout: float = _LIMIT) -> dict[
         gnet.new_socket(family, gnet.SOCK_DGRAM, gnet.IPPROTO_UDP) as sending,
     ):
         binding.timeout = sending.timeout = timeout
-        return {
-            "dial": outcome(lambda: gnet.dial(host, port, timeout=timeout).close()),
-            "connect": outcome(connecting.connect, host, port, timeout),
-            "bind_addr": outcome(binding.bind_addr, 0, host),
-            "send_to": outcome(sending.send_to, host, port, b"x"),
+        calls = {
+            "dial": gevent.spawn(outcome, lambda: gnet.dial(host, port, timeout=timeout).close()),
+            "connect": gevent.spawn(outcome, connecting.connect, host, port, timeout),
+            "bind_addr": gevent.spawn(outcome, binding.bind_addr, 0, host),
+            "send_to": gevent.spawn(outcome, sending.send_to, host, port, b"x"),
         }
+        return {name: call.get() for name, call in calls.items()}
 
 
 def servers() -> dict[bool, int]:
@@ -300,7 +321,7 @@ def connect_to(*hosts: str) -> dict[str, Any]:
 
 
 class NameServer:
-    """A name server at 127.0.0.1:53, which is to be that of this network. The name asked for says what comes."""
+    """The name server of this (private) network, at 127.0.0.1:53. The name asked for says what comes."""
 
     def __init__(self) -> None:
         self.silenced: set[str] = set()

@@ -61,7 +61,10 @@ def test_a14_a_refused_connection_is_told_at_once_with_its_address(
     with closed_port(host) as (_, port, *_rest):
         before = open_descriptors()
         shown = re.escape(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-        with elapsed() as ms, pytest.raises(ConnectionRefusedError, match=f"{call.__name__}.* {shown}") as error:
+        with (
+            elapsed() as ms,
+            pytest.raises(ConnectionRefusedError, match=f"{call.__name__}.* {shown}") as error,
+        ):
             call(host, port)
         assert error.value.errno == errno.ECONNREFUSED
         assert ms() < 10 * 5
@@ -97,10 +100,25 @@ def test_a15_a_connect_without_an_answer_ends_in_time_and_closes_the_socket() ->
 def test_a15_a_dial_without_an_answer_ends_in_time_and_names_what_it_waited_for() -> None:
     with black_hole() as (host, port):
         before = open_descriptors()
-        with elapsed() as ms, pytest.raises(gnet.TimeoutError, match=rf"dial {host}:{port} \(connecting to {host}"):
+        with (
+            elapsed() as ms,
+            pytest.raises(gnet.TimeoutError, match=rf"dial {host}:{port} \(connecting to {host}"),
+        ):
             gnet.dial(host, port, timeout=100)
         assert 100 <= ms() < 500
         assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("reason", [gevent.GreenletExit(), gevent.Timeout()], ids=["kill", "foreign timeout"])
+def test_a15_a_connect_that_is_ended_from_outside_closes_the_socket(reason: BaseException) -> None:
+    with black_hole() as address, gnet.new_socket() as ours:
+        before = open_descriptors()
+        connecting = gevent.spawn(ours.connect, *address)
+        gevent.sleep(0)
+        connecting.kill(reason)
+        assert reason in (connecting.value, connecting.exception)
+        assert ours.closed
+        assert open_descriptors() == before - 1
 
 
 @either_way
@@ -225,7 +243,11 @@ def test_a17_when_all_fail_every_failure_is_in_the_error(monkeypatch: pytest.Mon
             with pytest.raises(OSError, match=rf"dial {name}:1: all 3 attempts failed") as error:
                 gnet.dial(name, 1, timeout=GUARD)
             assert open_descriptors() == before
-    for shown in (f"127.0.0.2:{first[1]}: Connection refused", f"[::1]:{second[1]}: Conn", "255.255.255.255:9: "):
+    for shown in (
+        f"127.0.0.2:{first[1]}: Connection refused",
+        f"[::1]:{second[1]}: Conn",
+        "255.255.255.255:9: ",
+    ):
         assert shown in str(error.value)
     assert isinstance(error.value.__cause__, ExceptionGroup)
     assert {each.errno for each in error.value.__cause__.exceptions} == {
@@ -236,9 +258,13 @@ def test_a17_when_all_fail_every_failure_is_in_the_error(monkeypatch: pytest.Mon
 
 
 def test_a17_an_end_in_time_tells_which_hung_and_which_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with closed_port("127.0.0.2") as refused, black_hole("127.0.0.3") as hanging:
-        with known_as(monkeypatch, refused, hanging) as name, pytest.raises(gnet.TimeoutError) as error:
-            gnet.dial(name, 1, timeout=100)
+    with (
+        closed_port("127.0.0.2") as refused,
+        black_hole("127.0.0.3") as hanging,
+        known_as(monkeypatch, refused, hanging) as name,
+        pytest.raises(gnet.TimeoutError) as error,
+    ):
+        gnet.dial(name, 1, timeout=100)
     assert f"connecting to 127.0.0.3:{hanging[1]}" in str(error.value)
     assert f"127.0.0.2:{refused[1]}: Connection refused" in str(error.value)
 

@@ -123,7 +123,10 @@ def test_a25_a_connected_socket_learns_that_nobody_is_there_and_goes_on() -> Non
         ours.timeout = GUARD
         for _ in range(3):
             ours.send(b"anybody?")
-            with elapsed() as ms, pytest.raises(ConnectionRefusedError, match=rf"recv .*127\.0\.0\.1:{address[1]}"):
+            with (
+                elapsed() as ms,
+                pytest.raises(ConnectionRefusedError, match=rf"recv .*127\.0\.0\.1:{address[1]}"),
+            ):
                 ours.recv(100)
             assert ms() < 10 * 5
         taken.connect(ours.get_local_addr())

@@ -125,7 +125,9 @@ def test_a2_an_end_in_a_line_is_incomplete_for_lines_and_takes_nothing() -> None
         lines = ours.lines()
         assert next(lines) == b"one"
         for _ in range(2):
-            with pytest.raises(gnet.IncompleteReadError, match=r"lines from 127\.0\.0\.1:\d+.* 4 bytes") as error:
+            with pytest.raises(
+                gnet.IncompleteReadError, match=r"lines from 127\.0\.0\.1:\d+.* 4 bytes"
+            ) as error:
                 next(lines if _ == 0 else ours.lines())
             assert (error.value.received, error.value.expected) == (4, None)
         with pytest.raises(gnet.IncompleteReadError, match=r"recv_until .* 4 bytes without b'\\n'"):
