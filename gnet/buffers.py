@@ -40,21 +40,24 @@ _PY_LINE: Final = "python line"
 _without_lf: Final = itemgetter(slice(None, -1))
 _without_crlf: Final = itemgetter(slice(None, -2))
 
-# What is split ahead: some 512 lines of the length of the first, within these bounds in bytes. It
-# limits three things: the memory of the list, the lines handed out between two looks at fairness,
-# and the cost of going back to bytes.
+# What is split ahead at most: some 512 lines of the length of the first, within these bounds in
+# bytes. It limits the memory of the list, and the lines handed out between two looks at fairness.
 _BLOCK_LINES: Final = 512
 _SMALLEST_BLOCK: Final = 2048
 _LARGEST_BLOCK: Final = 32768
+
+# The bytes to split ahead grow from single lines to that, by this factor for each block that was
+# used up, and start again when something else is read in between. So going back to bytes costs no
+# more than was gained before: a protocol that alternates lines and counted data (RESP, HTTP) pays
+# nothing.
+_SINGLE_LINES: Final = 3
+_FIRST_BLOCK: Final = 128
+_BLOCK_GROWTH: Final = 4
 
 # From this length on lines are split by io.BytesIO, which finds their ends with memchr; split() and
 # splitlines() look at each byte. Per line, without what is around it: 43 ns against 58 at 80 bytes,
 # 126 against 50 at 250, 400 against 100 at 1,000.
 _LONG_LINE: Final = 110
-
-# Lines asked for in a row before any are split ahead: a protocol that alternates lines and counted
-# data (RESP, HTTP) would pay for each block twice.
-_STREAK: Final = 3
 
 # A tail up to this size is joined with what arrives (one copy, some 100 ns); beyond it, collected.
 _SHORT_TAIL: Final = 4096
@@ -73,15 +76,16 @@ class ReadBuffer:
     """Bytes received and not yet taken."""
 
     __slots__ = (
+        "_ahead",
         "_block_lines",
         "_block_start",
         "_chunk",
         "_long_tail",
+        "_longest",
         "_py_ready",
         "_scanned",
         "_searched_for",
         "_start",
-        "_streak",
         "eof",
         "nim_ready",
         "work",
@@ -99,9 +103,10 @@ class ReadBuffer:
         self._py_ready: list[bytes] = []  # the same, for Python's
         self._block_start = 0  # where in the chunk the split block begins
         self._block_lines = 0  # and how many lines it had
+        self._longest = 0  # no line of it is longer
         self._scanned = 0  # bytes from the start that hold no end of `_searched_for`
         self._searched_for: str | bytes = b""
-        self._streak = 0
+        self._ahead = -_SINGLE_LINES  # bytes worth splitting ahead; not above 0: the next line alone
         self.eof = False
         """The stream has ended: what is here is all there will be."""
         self.work = 0
@@ -174,22 +179,27 @@ class ReadBuffer:
 
     def take(self, size: int) -> bytes:
         """Take up to `size` bytes: what is here, `b""` if nothing is."""
-        self._streak = 0
+        self._ahead = -_SINGLE_LINES
         self._scanned = 0
-        self.work += 1 + (size >> 9)
         chunk = self._to_bytes()
         start = self._start
         end = start + size
         if end < len(chunk):
             self._start = end
-            return chunk[start:end]
-        self._chunk = b""
-        self._start = 0
-        return chunk[start:] if start else chunk
+            data = chunk[start:end]
+        else:
+            self._chunk = b""
+            self._start = 0
+            data = chunk[start:] if start else chunk
+        self.work += 1 + (len(data) >> 9)
+        return data
 
     def take_exactly(self, size: int) -> bytes | None:
         """Take exactly `size` bytes, or `None` if fewer are here."""
-        return self.take(size) if len(self) >= size else None
+        if len(self) >= size:
+            return self.take(size)
+        self._release_taken()
+        return None
 
     def take_into(self, target: memoryview) -> int:
         """Move bytes into `target`, as many as are here and fit; give their number."""
@@ -226,6 +236,7 @@ class ReadBuffer:
             # The earliest end possible now: all of the delimiter but its first byte still to come.
             if available >= max_length:
                 raise LimitReachedError(available, max_length)
+            self._release_taken()
             return None
         end = at + len(delimiter) - start
         if end > max_length:
@@ -237,7 +248,7 @@ class ReadBuffer:
     def take_ready_line(self, max_length: int) -> bytes | None:
         """`take_line`, but only from the lines split ahead; `None` also if there are none."""
         ready = self.nim_ready
-        if ready and len(ready[-1]) <= max_length:
+        if ready and len(ready[-1]) <= max_length > 0:
             return ready.pop() or _CRLF
         return None
 
@@ -269,7 +280,6 @@ class ReadBuffer:
                     line = chunk[: end if cr < 0 else cr]
                     self._chunk = b""
                     self._scanned = 0
-                    self._streak += 1
                     self.work += 1 + (end >> 9)
                     return line or _CRLF
         return self._search_line(max_length, self.eof)
@@ -295,7 +305,7 @@ class ReadBuffer:
         if bare_cr:
             return self._ready_nim_lines(max_length)
         ready = self._py_ready
-        if ready and (max_length >= _LARGEST_BLOCK or max(map(len, ready)) <= max_length):
+        if ready and self._are_within(ready, max_length):
             return ready
         if self._tail_goes_on(_PY_LINE, b"\n", max_length):
             return None
@@ -303,7 +313,8 @@ class ReadBuffer:
         start = self._start
         first = chunk.find(b"\n", start, start + _LARGEST_BLOCK)
         if start <= first < start + max_length:
-            end = chunk.rfind(b"\n", start, start + min(_block_size(first - start), max_length)) + 1
+            size = min(max(self._next_block(first - start), first + 1 - start), max_length)
+            end = chunk.rfind(b"\n", start, start + size) + 1
             ready.extend(_split_block(chunk[start:end], first - start, bare_cr=False))
             ready.reverse()
             self._split_off(start, end)
@@ -312,14 +323,14 @@ class ReadBuffer:
             return ready
         # No line that is sure to be within the limit: none complete, or one longer than a block.
         searched = self._scanned if self._searched_for is _PY_LINE else 0
-        at = chunk.find(b"\n", start + searched)
+        at = chunk.find(b"\n", start + searched, start + max_length + 2)
         if at < 0:
             available = len(chunk) - start
-            self._scanned = available
-            self._searched_for = _PY_LINE
             # A CR as the very next byte may be the first half of the line end.
             if available > max_length + (available > 0 and chunk[-1] == _CR):
                 raise LimitReachedError(available, max_length)
+            self._scanned = available
+            self._searched_for = _PY_LINE
             self._release_taken()
             return None
         line_end = at - 1 if at > start and chunk[at - 1] == _CR else at
@@ -335,11 +346,11 @@ class ReadBuffer:
 
     def _ready_nim_lines(self, max_length: int) -> list[bytes] | None:
         ready = self.nim_ready
-        if ready and (max_length >= _LARGEST_BLOCK or max(map(len, ready)) <= max_length):
+        if ready and self._are_within(ready, max_length):
             return ready
         if not self.eof and self._tail_goes_on(_NIM_LINE, _CRLF, max_length):
             return None
-        length = self._length_of_next_line(self.eof)
+        length = self._length_of_next_line(self.eof, max_length)
         if length is None:
             if self._scanned > max_length:
                 raise LimitReachedError(self._scanned, max_length)
@@ -348,21 +359,23 @@ class ReadBuffer:
         if length > max_length:
             raise LimitReachedError(length, max_length)
         # With a limit below a block's size, lines behind the first may be over it: one at a time.
-        self._split_nim_block(length, _block_size(length) if max_length >= _LARGEST_BLOCK else length)
+        self._split_nim_block(length, self._next_block(length) if max_length >= _LARGEST_BLOCK else 0)
         return ready
 
-    def _length_of_next_line(self, final: bool) -> int | None:
-        """Give the length of the next line by Nim's rules, or `None` if it is not complete.
+    def _length_of_next_line(self, final: bool, limit: int) -> int | None:
+        """Give the length of the next line by Nim's rules, or `None` if it is not known.
 
-        Then `_scanned` bytes are known to belong to it; a CR at the very end is not one of them.
+        Then `_scanned` bytes are known to belong to it: more than `limit`, or all that are here but
+        for a CR at the very end.
         """
         chunk = self._to_bytes()
         start = self._start
         end = len(chunk)
         position = start + (self._scanned if self._searched_for is _NIM_LINE else 0)
+        stop = min(end, start + limit + 1)
         # In windows, or a stream of lone CRs would be searched to its end for an LF at each line.
-        while position < end:
-            window_end = position + _LARGEST_BLOCK
+        while position < stop:
+            window_end = min(position + _LARGEST_BLOCK, stop)
             lf = chunk.find(b"\n", position, window_end)
             cr = chunk.find(b"\r", position, lf if lf >= 0 else window_end)
             if cr >= 0:
@@ -374,7 +387,7 @@ class ReadBuffer:
                 return lf - start
             position = window_end
         self._searched_for = _NIM_LINE
-        self._scanned = min(position, end) - start
+        self._scanned = position - start
         return None
 
     def _search_line(self, max_length: int, final: bool) -> bytes | None:
@@ -383,7 +396,7 @@ class ReadBuffer:
             return b""
         if not final and self._tail_goes_on(_NIM_LINE, _CRLF, max_length):
             return None
-        length = self._length_of_next_line(final)
+        length = self._length_of_next_line(final, max_length)
         if length is None:
             if self._scanned > max_length:
                 return self.take(max_length)
@@ -397,15 +410,28 @@ class ReadBuffer:
         if end == len(chunk):  # one line and no more: the common case of request and response
             self._chunk = b""
             self._start = self._scanned = 0
-        elif self._streak >= _STREAK:
-            self._split_nim_block(length, _block_size(length))
+        elif (size := self._next_block(length)) > length:
+            self._split_nim_block(length, size)
             return self.nim_ready.pop() or _CRLF
         else:
             self._start = end
             self._scanned = 0
-        self._streak += 1
         self.work += 1 + (length >> 9)
         return chunk[start : start + length] or _CRLF
+
+    def _next_block(self, length: int) -> int:
+        """Give the size in bytes of the block to split, which begins with a line of `length` bytes."""
+        size = self._ahead
+        if size < 0:
+            self._ahead = size + 1
+            return 0
+        size = size or _FIRST_BLOCK
+        self._ahead = size * _BLOCK_GROWTH
+        most = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, _BLOCK_LINES * (length + 1)))
+        if size < most:
+            return size
+        self._ahead = size
+        return most
 
     def _behind_line_end(self, position: int) -> int:
         """Give the position behind the terminator (LF, CRLF or CR) that stands at `position`."""
@@ -440,11 +466,18 @@ class ReadBuffer:
         self._block_lines = len(ready)
         self.work += len(ready) + (length >> 9)
 
+    def _are_within(self, ready: list[bytes], max_length: int) -> bool:
+        """Whether no line that was split ahead is longer than `max_length`."""
+        if max_length < self._longest:
+            self._longest = max(map(len, ready))
+        return max_length >= self._longest
+
     def _split_off(self, start: int, end: int) -> None:
         """Move the offset behind a block that is about to be split into lines."""
         self._block_start = start
         self._start = end
         self._scanned = 0
+        self._longest = end - start
 
     def _unsplit(self) -> None:
         """Go back to bytes: move the offset to the first line that was not taken."""
@@ -461,7 +494,7 @@ class ReadBuffer:
         ready.clear()
         self._start = position
         self._scanned = 0
-        self._streak = 0
+        self._ahead = -_SINGLE_LINES
 
     def _to_bytes(self) -> bytes:
         """Bring everything into the chunk, nothing split ahead; give the chunk."""
@@ -491,11 +524,6 @@ class ReadBuffer:
         self._searched_for = kind
         self._scanned = len(tail)
         return True
-
-
-def _block_size(length: int) -> int:
-    """Give the size of the block to split that begins with a line of `length` bytes."""
-    return min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, _BLOCK_LINES * (length + 1)))
 
 
 def _split_block(block: bytes, length: int, bare_cr: bool) -> list[bytes]:

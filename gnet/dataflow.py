@@ -225,6 +225,7 @@ class DataSocket(SocketHandle):
             raise TypeError(f"recv_until: delimiter: expected bytes, got {type(delimiter).__name__}")
         if not delimiter:
             raise ValueError("recv_until: the delimiter is empty")
+        self._raw("recv_until")
         if check_size(max_length, "recv_until: max_length") < len(delimiter):
             raise ValueError(f"recv_until: max_length: {max_length} is less than the delimiter {delimiter!r}")
         return self._reader.recv_until(delimiter, max_length, limit)
@@ -250,6 +251,7 @@ class DataSocket(SocketHandle):
         Raises:
             BusyError, ClosedError; OSError other than a reset.
         """
+        self._raw("try_read_line")
         return self._reader.try_read_line(check_size(max_length, "try_read_line: max_length"))
 
     def skip(self, size: int, timeout: Timeout = None, flags: SocketFlag = _SAFE) -> int:
@@ -407,7 +409,7 @@ class DataSocket(SocketHandle):
         where = f"{operation} {host}:{port}" if ":" not in host else f"{operation} [{host}]:{port}"
         raw = self._transport.socket
         own = raw.family
-        if family is not None and family != own:
+        if family is not None and check_c_int(family, f"{operation}: af") != own:
             raise ValueError(
                 f"{where}: af: expected the socket's own, {_family_name(own)}, got {_family_name(family)}"
             )

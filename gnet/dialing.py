@@ -90,7 +90,7 @@ def dial(
     attempts = _Attempts(where, bind_to)
     try:
         try:
-            infos = resolve(host, number, family, kind, protocol, deadline)
+            infos = _of_family(family, host, resolve(host, number, AF_UNSPEC, kind, protocol, deadline))
         except _stdlib_socket.gaierror as error:
             raise_named(error, where)
         winner = attempts.run(interleave(infos), deadline)
@@ -220,6 +220,17 @@ class _Attempts:
         error = OSError(last.errno, f"{self._where}: all {len(self._errors)} attempts failed: {reasons}")
         error.__cause__ = ExceptionGroup("connection attempts", self._errors)
         return error
+
+
+def _of_family(family: int, host: str, infos: list[AddressInfo]) -> list[AddressInfo]:
+    """Leave those that can be reached from a source of a family."""
+    found = [info for info in infos if family in (AF_UNSPEC, info[0])]
+    if not found:
+        name = _stdlib_socket.AddressFamily(family).name
+        raise _stdlib_socket.gaierror(
+            _stdlib_socket.EAI_FAMILY, f"{host!r} has no address of the source's family, {name}"
+        )
+    return found
 
 
 def _kind_of(protocol: int) -> int:

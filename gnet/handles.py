@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SocketHandle"]
 
+# What Linux takes: MAX_TCP_KEEPIDLE (and -INTVL), MAX_TCP_KEEPCNT.
+_LONGEST_KEEPALIVE: Final = 32767
+_MOST_PROBES: Final = 127
+
 _NO_FLAGS: Final = SocketFlag(0)
 _RETRY: Final = frozenset({_errno.EAGAIN, _errno.EWOULDBLOCK})
 
@@ -178,9 +182,13 @@ class SocketHandle:
             milliseconds = to_milliseconds(value)
             if milliseconds <= 0:
                 raise ValueError(f"set_keepalive: {name}: expected more than 0 ms, got {value!r}")
-            seconds.append(-int(-milliseconds // 1000))
-        if check_c_int(count, "set_keepalive: count") < 1:
-            raise ValueError(f"set_keepalive: count: expected at least 1, got {count}")
+            seconds.append(ceil(milliseconds / 1000))
+            if seconds[-1] > _LONGEST_KEEPALIVE:
+                raise ValueError(
+                    f"set_keepalive: {name}: expected at most {_LONGEST_KEEPALIVE} s, got {value!r}"
+                )
+        if not 1 <= check_c_int(count, "set_keepalive: count") <= _MOST_PROBES:
+            raise ValueError(f"set_keepalive: count: expected 1 to {_MOST_PROBES}, got {count}")
         raw = self._raw("set_keepalive")
         idle_option = getattr(_socket, "TCP_KEEPIDLE", getattr(_socket, "TCP_KEEPALIVE", 0))  # macOS
         try:

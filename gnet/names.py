@@ -101,7 +101,8 @@ def resolve(
     Raises:
         socket.gaierror: no such name, no address of this family, or the name server failed.
     """
-    known = [host] if is_ip_address(host) else _hosts_file.addresses(host.lower().removesuffix("."))
+    is_literal = is_ip_address(host)
+    known = [host] if is_literal else _hosts_file.addresses(host.lower().removesuffix("."))
     if known:
         found: list[AddressInfo] = []
         for text in known:
@@ -113,6 +114,7 @@ def resolve(
                 found.append((own_family, sock_type, protocol, to_sock_addr(address, port)))
         if found:
             return found
+    if is_literal:
         raise _stdlib_socket.gaierror(
             _stdlib_socket.EAI_FAMILY,
             f"{host!r} has no address of family {_stdlib_socket.AddressFamily(family).name}",

@@ -120,7 +120,8 @@ class StreamReader:
             skipped += self._buffer.discard(size - skipped)
             return skipped if skipped == size else None
 
-        if drop() is None and self._wait_for("skip", drop, (), timeout) is None and not skipped:
+        done = drop() if self._buffer.work < _FAIR_SHARE else None
+        if done is None and self._wait_for("skip", drop, (), timeout) is None and not skipped:
             self._raise_failure("skip", safe)
         return skipped
 
@@ -279,15 +280,15 @@ class StreamReader:
         try:
             if buffer.work >= _FAIR_SHARE:
                 len(buffer)  # back to bytes: no line may be popped past this call
-                transport.yield_to_loop()
-                self._check_usable(operation)
-                buffer.work = 0
+                self._visit_loop(deadline, operation)
                 answer = take(*arguments)
                 if answer is not None:
                     return answer
             while not buffer.eof:
                 if transport.drained:
                     self._wait(deadline, operation)
+                elif buffer.work >= _FAIR_SHARE:
+                    self._visit_loop(deadline, operation)
                 received, answer = self._receive_and_take(take, arguments, size)
                 while not received:
                     self._wait(deadline, operation)
@@ -315,6 +316,13 @@ class StreamReader:
         transport.wait_readable()
         if transport.closed or self._out_of_step:
             self._check_usable(operation)
+        self._buffer.work = 0
+
+    def _visit_loop(self, deadline: Deadline, operation: str) -> None:
+        """Let others run: there is always more data for this one."""
+        deadline.arm()
+        self._transport.yield_to_loop()
+        self._check_usable(operation)
         self._buffer.work = 0
 
     def _take_now(self, take: Callable[..., _T | None], arguments: tuple[Any, ...], size: int) -> _T | None:
@@ -352,8 +360,8 @@ class StreamReader:
             self._buffer.feed_eof()
             return True
         self._buffer.feed(data)
+        self._buffer.work += received >> 9
         if received == read_size:
-            self._buffer.work += received >> 9
             if read_size < _LARGEST_READ:
                 self._read_size = 2 * read_size
         elif received <= read_size // 2 and read_size > BUFFER_SIZE:
@@ -457,6 +465,7 @@ class UnbufferedReader(StreamReader):
             return self._buffer.eof, take(*arguments) if self._buffer.eof and not size else None
         if size:
             return True, cast("_T", ahead)
+        self._buffer.work += len(ahead) >> 3  # looking at a byte takes some 300 ns
         # A byte at a time, as Nim does, though not with a system call for each.
         for count in range(1, len(ahead) + 1):
             self._buffer.feed(ahead[count - 1 : count])

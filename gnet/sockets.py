@@ -23,7 +23,7 @@ from gnet.checks import check_c_int, check_int
 from gnet.dataflow import DataSocket, is_safe
 from gnet.datagrams import DatagramReader, DatagramWriter
 from gnet.deadlines import NO_DEADLINE, NO_LIMIT, Deadline, Timeout, to_milliseconds
-from gnet.errors import closed_error, raise_named
+from gnet.errors import BusyError, closed_error, raise_named
 from gnet.options import (
     AF_INET,
     AF_INET6,
@@ -98,7 +98,7 @@ class Socket(DataSocket):
     is `lines()`. Dropped unclosed, it closes itself with a `ResourceWarning`.
     """
 
-    __slots__ = ("__weakref__", "_accepts", "_buffered", "_turns")
+    __slots__ = ("__weakref__", "_accepts", "_buffered", "_connecting", "_turns")
 
     def __init__(self, raw: _socket.socket, *, buffered: bool = True, peer: object = None) -> None:
         """Take over a socket of the stdlib's C type; the functions named above are the usual ways.
@@ -112,6 +112,7 @@ class Socket(DataSocket):
     def _setup(self, transport: PlainTransport, buffered: bool) -> None:
         self._turns: Turns | None = None  # of those that wait in accept
         kind = transport.socket.type
+        self._connecting = False
         self._accepts = kind in (SOCK_STREAM, SOCK_SEQPACKET)
         self._buffered = buffered and kind == SOCK_STREAM
         if kind == SOCK_STREAM:
@@ -259,6 +260,7 @@ class Socket(DataSocket):
             except OSError as error:
                 if not safe or error.errno not in _GONE_BEFORE_ACCEPT:
                     raise_named(error, f"accept on {self._own_name()}")
+                self._transport.yield_to_loop()  # however many of them are gone
 
     def _own_name(self) -> str:
         try:
@@ -323,6 +325,9 @@ class Socket(DataSocket):
     def _connect_to(self, target: Any, deadline: Deadline, operation: str) -> int:
         """Connect to a socket address, waiting; give an errno number, or 0 if that is done."""
         transport = self._transport
+        if self._connecting:
+            raise BusyError(f"{operation}: another greenlet is already connecting this socket")
+        self._connecting = True
         pause, longest_pause = _UNIX_RETRY_SECONDS
         connecting = f"{operation} to {describe_sock_addr(target)}"
         try:
@@ -353,6 +358,8 @@ class Socket(DataSocket):
         except BaseException:
             self.close(timeout=0)
             raise
+        finally:
+            self._connecting = False
         if not code:
             transport.peer = target
             transport.drained = False

@@ -246,10 +246,9 @@ def test_lone_crs_under_a_small_limit_are_searched_a_block_each_at_most(limit: i
 @pytest.mark.parametrize(
     ("unit", "count", "size", "pieces"),
     [
-        # Up to three lines at a time nothing is to be split ahead.
-        (b"$3\r\nabc\r\n", 1, 5, 0),
+        (b"$3\r\nabc\r\n", 1, 5, 0),  # RESP: no line is to be split ahead in vain
         (b"a\rx", 1, 1, 0),
-        (b"A\nB\n\nxx", 3, 2, 0),
+        (b"A\nB\n\nxx", 3, 2, PIECES),
         (b"A\nB\nC\n\nxx", 4, 2, PIECES),
         (b"\n\n\n\nx", 4, 1, PIECES),
         (b"\r\r\r\rx", 4, 1, PIECES),

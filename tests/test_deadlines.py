@@ -384,40 +384,6 @@ def test_a_read_lets_others_run_and_ends_in_time_although_data_never_stops(name:
     assert milliseconds() < LATE
 
 
-_FLOOD: Final = """
-import socket, sys
-peer = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-data = b"x" * 1_000_000
-try:
-    while True:
-        peer.sendall(data)
-except OSError:
-    pass
-"""
-
-FLOODED: Final[dict[str, Callable[[gnet.Socket, int], Any]]] = {
-    "recv": lambda ours, timeout: ours.recv(3_000_000_000, timeout),
-    "recv_exactly": lambda ours, timeout: ours.recv_exactly(3_000_000_000, timeout),
-    "recv_until": lambda ours, timeout: ours.recv_until(b"y", 3_000_000_000, timeout),
-    "skip": lambda ours, timeout: ours.skip(3_000_000_000, timeout),
-}
-
-
-@pytest.mark.parametrize("name", FLOODED)
-def test_a_timeout_holds_although_data_never_stops_to_come(name: str) -> None:
-    with gnet.new_socket() as server:
-        server.bind_addr(address="127.0.0.1")
-        server.listen()
-        arguments = [sys.executable, "-c", _FLOOD, str(server.get_local_addr()[1])]
-        with subprocess.Popen(arguments) as peer, server.accept(timeout=GUARD) as ours:
-            try:
-                with elapsed() as milliseconds, pytest.raises(gnet.TimeoutError):
-                    FLOODED[name](ours, 100)
-                assert milliseconds() < 500
-            finally:
-                peer.kill()
-
-
 # G1: the wall clock jumps
 
 _CLOCK_SHIM: Final = r"""

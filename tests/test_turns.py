@@ -52,15 +52,6 @@ class Source:
         self._something.set()
 
 
-def take(turns: Turns, source: Source, timeout: float) -> Any:
-    """Take a thing within so many milliseconds."""
-    deadline = Deadline(timeout)
-    try:
-        return turns.take(source.take, deadline, "test")
-    finally:
-        deadline.close()
-
-
 @pytest.fixture
 def source() -> Source:
     return Source()
@@ -75,8 +66,9 @@ def turns(source: Source) -> Iterator[Turns]:
 
 
 def take_in_time(turns: Turns, source: Source, timeout: float) -> Any:
+    """Take a thing within so many milliseconds."""
     with closing(Deadline(timeout)) as deadline:
-        return take(turns, source, deadline)
+        return turns.take(source.take, deadline, "test")
 
 
 def waiting(turns: Turns, source: Source, timeout: float = GUARD) -> gevent.Greenlet:

@@ -19,8 +19,6 @@ from gevent import socket
 import gnet
 from gnet.reading import StreamReader, UnbufferedReader
 from gnet.transports import PlainTransport
-from gnet.deadlines import NO_DEADLINE
-from gnet.turns import Turns
 from gnet.writing import StreamWriter
 from tests.conftest import require_program
 from tests.faults.peers import (
