@@ -242,7 +242,7 @@ def describe_sock_addr(sockaddr: object) -> str:
     """
     if isinstance(sockaddr, tuple) and len(sockaddr) >= 2:
         host, port = sockaddr[0], sockaddr[1]
-        return f"[{host}]:{port}" if len(sockaddr) == 4 else f"{host}:{port}"
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     text = sock_addr_text(sockaddr)
     return "unix:" + text.replace("\0", "@", 1) if text else "an unnamed peer"
 

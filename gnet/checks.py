@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["check_c_int", "check_int", "check_size"]
+__all__ = ["check_c_int", "check_int", "check_size", "shown"]
 
 
 def check_int(value: object, what: str) -> int:
@@ -18,11 +18,16 @@ def check_int(value: object, what: str) -> int:
     raise TypeError(f"{what}: expected an int, got {type(value).__name__}")
 
 
+def shown(number: int) -> str:
+    """Give a number for a message; not its digits where they are many: Python refuses from 4,300 on."""
+    return str(number) if number.bit_length() <= 256 else f"a number of {number.bit_length()} bits"
+
+
 def check_c_int(value: object, what: str) -> int:
     """Check that an argument is an `int` that fits a C int."""
     number = check_int(value, what)
     if not -(2**31) <= number < 2**31:
-        raise ValueError(f"{what}: {number} does not fit what is expected, a C int")
+        raise ValueError(f"{what}: {shown(number)} does not fit what is expected, a C int")
     return number
 
 
@@ -30,7 +35,7 @@ def check_size(value: object, what: str) -> int:
     """Check that an argument is a number of bytes: an `int` from 0 to what memory can address."""
     size = check_int(value, what)
     if size < 0:
-        raise ValueError(f"{what}: expected at least 0, got {size}")
+        raise ValueError(f"{what}: expected at least 0, got {shown(size)}")
     if size > sys.maxsize:
-        raise ValueError(f"{what}: expected at most {sys.maxsize}")
+        raise ValueError(f"{what}: expected at most {sys.maxsize}, got {shown(size)}")
     return size

@@ -225,8 +225,9 @@ class DataSocket(SocketHandle):
             raise TypeError(f"recv_until: delimiter: expected bytes, got {type(delimiter).__name__}")
         if not delimiter:
             raise ValueError("recv_until: the delimiter is empty")
+        check_size(max_length, "recv_until: max_length")
         self._raw("recv_until")
-        if check_size(max_length, "recv_until: max_length") < len(delimiter):
+        if max_length < len(delimiter):
             raise ValueError(f"recv_until: max_length: {max_length} is less than the delimiter {delimiter!r}")
         return self._reader.recv_until(delimiter, max_length, limit)
 
@@ -251,8 +252,9 @@ class DataSocket(SocketHandle):
         Raises:
             BusyError, ClosedError; OSError other than a reset.
         """
+        check_size(max_length, "try_read_line: max_length")
         self._raw("try_read_line")
-        return self._reader.try_read_line(check_size(max_length, "try_read_line: max_length"))
+        return self._reader.try_read_line(max_length)
 
     def skip(self, size: int, timeout: Timeout = None, flags: SocketFlag = _SAFE) -> int:
         """Read and drop `size` bytes, fewer only at the end of the stream; give their number.

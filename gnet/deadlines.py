@@ -83,8 +83,11 @@ class Deadline:
 
     def close(self) -> None:
         """Stop the timer. Nothing of this deadline will be raised any more."""
-        if self._timer is not None:
-            self._timer.close()
+        timer = self._timer
+        if timer is not None:
+            # Not kept: an expired one has a traceback, whose frames hold this deadline.
+            self._timer = None
+            timer.close()
 
     def error(self, operation: str, *, bytes_sent: int = 0) -> TimeoutError:
         """Give the user's error: `operation` was not done in time."""

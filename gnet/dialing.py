@@ -187,7 +187,7 @@ class _Attempts:
         transport = PlainTransport(raw)
         try:
             if self._bind_to is not None:
-                raw.bind(self._bind_to)
+                self._bind(raw, self._bind_to)
             code = transport.connect(sockaddr)
         except OSError as error:
             transport.close()
@@ -200,6 +200,12 @@ class _Attempts:
         self._running.append((transport, sockaddr))
         if code:
             transport.call_when_writable(self._something.set)
+
+    def _bind(self, raw: _socket.socket, source: tuple[Any, ...]) -> None:
+        try:
+            raw.bind(source)
+        except OSError as error:
+            raise_named(error, f"from {describe_sock_addr(source)}")
 
     def _wait(self, failed: int, more: bool) -> None:
         """Wait until an attempt may have come to an end, or it is time for the next one."""

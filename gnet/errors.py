@@ -140,9 +140,12 @@ def raise_named(error: OSError, operation: str) -> NoReturn:
     One of gnet's own, which has such a message already, is raised as it is.
     """
     named = named_error(error, operation)
-    if named is error:
-        raise error
-    raise named from error
+    try:
+        if named is error:
+            raise error
+        raise named from error
+    finally:
+        del error, named  # an exception that its own traceback's frames hold is not freed at once
 
 
 def named_error(error: OSError, operation: str) -> OSError:

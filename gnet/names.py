@@ -63,6 +63,8 @@ def check_host(host: object, operation: str) -> str:
     except UnicodeError as error:
         raise ValueError(f"{operation}: {shown} is no host name ({error})") from None
     if is_ip_address(name):
+        if name is not host:
+            raise ValueError(f"{operation}: {shown} only looks like the IP address {name}")
         return name
     if ":" in name:
         return _check_scoped(name, shown, operation)

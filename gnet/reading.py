@@ -443,7 +443,7 @@ class UnbufferedReader(StreamReader):
     def _look(self, size: int) -> bytes | None:
         """Look at what the kernel has; `None` if that is nothing, or the end of the stream."""
         try:
-            ahead = None if self._buffer.eof else self._transport.peek(size)
+            ahead = None if self._buffer.eof else self._transport.peek(min(size, _LARGEST_READ))
         except OSError:
             ahead = b""
         if ahead == b"":

@@ -14,6 +14,7 @@ import socket as _stdlib_socket
 import sys
 import warnings
 from contextlib import closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, Self
 
 import gevent
@@ -468,9 +469,18 @@ class Socket(DataSocket):
 
     def __del__(self) -> None:
         transport = getattr(self, "_transport", None)  # None: the constructor failed
-        if transport is not None and not transport.closed:
+        if transport is None or transport.closed:
+            return
+        try:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            transport.close_from_any_thread()
+        finally:
+            transport.call_in_own_thread(partial(_close_dropped, transport, self._writer))
+
+
+def _close_dropped(transport: PlainTransport, writer: StreamWriter | DatagramWriter) -> None:
+    """Close what was dropped unclosed, without waiting."""
+    transport.stop()
+    transport.close(reset=not writer.close(0))
 
 
 def new_socket(

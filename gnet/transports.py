@@ -353,7 +353,8 @@ class PlainTransport:
     def fail(self, error: OSError) -> None:
         """Note a fatal error; only the first one counts."""
         if self.failure is None:
-            self.failure = error
+            # A copy: the traceback of the one that was raised holds this transport.
+            self.failure = OSError(error.errno, error.strerror)
 
     def describe(self) -> str:
         """Give the peer's name for messages."""
@@ -400,12 +401,15 @@ class PlainTransport:
         with suppress(OSError):  # it reports data that is lost either way; the descriptor is free
             self.socket.close()
 
-    def close_from_any_thread(self) -> None:
-        """As `close`, for the garbage collector, which runs in whatever thread it happens to be."""
+    def call_in_own_thread(self, callback: Callable[[], None]) -> None:
+        """Call `callback` now, or from the loop if the caller runs in another thread.
+
+        For the garbage collector, which runs in whatever thread it happens to be.
+        """
         if self.in_own_thread():
-            self.close()
+            callback()
         else:
-            self._hub.loop.run_callback_threadsafe(self.close)
+            self._hub.loop.run_callback_threadsafe(callback)
 
     def detach(self) -> int:
         """Give up the descriptor without closing it; wake who waits. It is blocking again."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import gevent
-from gevent.lock import Semaphore
+from gevent.event import Event
 
 from gnet.errors import closed_error
 
@@ -15,12 +16,49 @@ if TYPE_CHECKING:
     from gnet.deadlines import Deadline
     from gnet.transports import Transport
 
-__all__ = ["Turns"]
+__all__ = ["Turn", "Turns"]
 
 # Things given in a row without a visit to the loop. A visit costs 1 to 2 µs, an accept 10 and more.
 _FAIR_SHARE: Final = 64
 
 _T = TypeVar("_T")
+
+
+class Turn:
+    """A lock that is handed over in the order in which greenlets asked for it.
+
+    gevent's semaphore is not: who releases it and asks again at once has it before those that wait.
+    """
+
+    __slots__ = ("_waiting", "held")
+
+    def __init__(self) -> None:
+        self._waiting: deque[Event] = deque()
+        self.held = False
+        """Somebody has it, or waits for it."""
+
+    def acquire(self) -> None:
+        """Take it, waiting until it is handed over."""
+        if not self.held:
+            self.held = True
+            return
+        mine = Event()
+        self._waiting.append(mine)
+        try:
+            mine.wait()
+        except BaseException:
+            if mine.is_set():  # it was handed over, to be given up at once
+                self.release()
+            else:
+                self._waiting.remove(mine)
+            raise
+
+    def release(self) -> None:
+        """Hand it over to who has waited longest."""
+        if self._waiting:
+            self._waiting.popleft().set()
+        else:
+            self.held = False
 
 
 class Turns:
@@ -32,7 +70,7 @@ class Turns:
         """Take turns at `wait`, which is the transport's wait for one direction."""
         self._transport = transport
         self._wait = wait
-        self._turn: Semaphore | None = None  # made by the first wait
+        self._turn: Turn | None = None  # made by the first wait
         self._since_visit = 0  # things given without a wait
 
     def take(self, attempt: Callable[[], _T | None], deadline: Deadline, operation: str) -> _T:
@@ -58,7 +96,7 @@ class Turns:
             if transport.closed:
                 raise closed_error(operation)
         turn = self._turn
-        if turn is None or not turn.locked():  # else somebody was here before
+        if turn is None or not turn.held:  # else somebody was here before
             answer = attempt()
             if answer is not None:
                 self._since_visit += 1
@@ -66,11 +104,12 @@ class Turns:
         if deadline.milliseconds == 0:
             raise deadline.error(operation)
         if turn is None:
-            turn = self._turn = Semaphore(1)
+            turn = self._turn = Turn()
         mine = False
         try:
             deadline.arm()
-            mine = turn.acquire()
+            turn.acquire()
+            mine = True
             while True:
                 if transport.closed:
                     raise closed_error(operation)

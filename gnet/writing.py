@@ -21,11 +21,11 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 import gevent
-from gevent.lock import Semaphore
 
 from gnet.buffers import WriteQueue
 from gnet.deadlines import Deadline
 from gnet.errors import BrokenSendError, closed_error, named_error
+from gnet.turns import Turn
 
 if TYPE_CHECKING:
     from gnet.transports import Transport
@@ -81,6 +81,7 @@ class StreamWriter:
         "_cut_after",
         "_flush_scheduled",
         "_in_background",
+        "_is_inside",
         "_since_visit",
         "_state",
         "_transport",
@@ -97,9 +98,10 @@ class StreamWriter:
         self._cut_after = 0  # in BROKEN: how many bytes of the message went
         self._flush_scheduled = False
         self._in_background = False  # the loop sends the queue as the kernel drains
+        self._is_inside = False  # a part of a message is out, and the rest is going to be sent
         self._since_visit = 0  # bytes sent since the loop was visited
         # Who holds it sends; others queue up in order, so that messages never interleave.
-        self._turn: Semaphore | None = None
+        self._turn: Turn | None = None
         self.coalesce = False
         """Queue small messages while input waits to be read."""
 
@@ -130,7 +132,7 @@ class StreamWriter:
                 self._flush_scheduled = True
                 transport.run_in_loop(self._flush_in_loop)
             return
-        if self._turn is not None and self._turn.locked():
+        if self._turn is not None and self._turn.held:
             self._send_waiting(data, 0, timeout)
         elif queue.size:
             if self.coalesce and queue.size + size <= _QUEUE_LIMIT:  # the last answer of a batch
@@ -160,7 +162,7 @@ class StreamWriter:
         transport = self._transport
         if self._state is not _OPEN or transport.failure is not None:
             return False
-        if self._turn is not None and self._turn.locked():
+        if self._turn is not None and self._turn.held:
             return False
         queue = self.queue
         if input_waits and self.coalesce and queue.size + len(data) <= _QUEUE_LIMIT:
@@ -187,12 +189,12 @@ class StreamWriter:
             if self._state is _State.SHUT:
                 return
             raise self._state_error(operation)
-        if self.queue.size or (self._turn is not None and self._turn.locked()):
+        if self.queue.size or (self._turn is not None and self._turn.held):
             self._send_waiting(b"", 0, timeout, operation)
 
     def flush_before_wait(self) -> None:
         """Send what the kernel takes of the queue now, and the rest in the background. Never raises."""
-        if self.queue.size and not (self._turn is not None and self._turn.locked()):
+        if self.queue.size and not (self._turn is not None and self._turn.held):
             self._try_flush()
 
     def shut(self) -> None:
@@ -214,7 +216,7 @@ class StreamWriter:
         """
         if self._state is _State.CLOSED:
             return True
-        whole = self._state is not _State.BROKEN and not (self._turn is not None and self._turn.locked())
+        whole = self._state is not _State.BROKEN and not self._is_inside
         self._state = _State.CLOSED
         self._in_background = False
         queue = self.queue
@@ -248,15 +250,15 @@ class StreamWriter:
         """Send the queue and then the rest of `data`, of which `sent` bytes are out, waiting as needed."""
         transport = self._transport
         if self._turn is None:
-            self._turn = Semaphore(1)
+            self._turn = Turn()
         turn = self._turn
         deadline = Deadline(timeout)
         mine = False
         try:
             # If a part is out, nobody else holds the turn, and this takes it without waiting.
-            if not turn.acquire(blocking=False):
+            if turn.held:
                 deadline.arm()
-                turn.acquire()
+            turn.acquire()
             mine = True
             self._check_open(operation)
             self._end_background()
@@ -264,6 +266,7 @@ class StreamWriter:
             total = len(data)
             rest = memoryview(data)[sent:]
             while sent < total:
+                self._is_inside = sent > 0
                 count = self._wait_and_send(rest, deadline, operation)
                 sent += count
                 rest = rest[count:]
@@ -280,12 +283,13 @@ class StreamWriter:
             if expired:
                 detail = f"{peer} ({sent} of {len(data)} bytes sent)" if len(data) else peer
                 raise deadline.error(detail, bytes_sent=sent) from None
-            if isinstance(error, OSError) and error is transport.failure:
+            if isinstance(error, OSError) and error.errno is not None:
                 raise self._send_error(error, operation, sent, len(data)) from error
             raise
         finally:
             deadline.close()
             if mine:
+                self._is_inside = False
                 turn.release()
                 if self.queue.size:
                     self._flush_in_background()
@@ -349,7 +353,7 @@ class StreamWriter:
             self._transport.call_when_writable(self._send_in_background)
 
     def _send_in_background(self) -> None:
-        if self._turn is None or not self._turn.locked():
+        if self._turn is None or not self._turn.held:
             self._in_background = False
             self._try_flush()
         if not self._in_background:

@@ -1,12 +1,12 @@
-"""A step-wise canceller: runs an operation again and again and interrupts it at its first switch to the hub, at
-its second one, and so on, until it comes to its end uninterrupted.
+"""A step-wise canceller: interrupts an operation at its first switch to the hub, at its second, and so on.
 
-That covers every point at which a call can be cut, without knowing the code of the call. A greenlet trace counts
-the switches; the interruption comes before the loop looks at any event, so that it is the interruption and not
-the event that ends the wait. The world around the operation takes one step each time the operation waits.
+It runs the operation again and again until it comes to its end uninterrupted. That covers every point at
+which a call can be cut, without knowing the code of the call. A greenlet trace counts the switches; the
+interruption comes before the loop looks at any event, so that it is the interruption and not the event that
+ends the wait. The world around the operation takes one step each time the operation waits.
 
-A switch at which a kind of interruption does not apply (gnet's own deadline, in a wait before it is armed) is
-passed over.
+A switch at which a kind of interruption does not apply (gnet's own deadline, in a wait before it is armed)
+is passed over.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from gevent.event import Event
 
 import gnet
 
-# The limit, in milliseconds, that an operation is to be given: long enough never to end by itself, and a number
-# that no other timer has, so that the canceller finds the timer by it.
+# The limit, in milliseconds, that an operation is to be given: long enough never to end by itself, and a
+# number that no other timer has, so that the canceller finds the timer by it.
 LIMIT: Final = 86_399_123
 
 # Longer than any operation here takes; in seconds.
@@ -47,7 +47,7 @@ class Kind(enum.Enum):
     FOREIGN_TIMEOUT = "a gevent.Timeout of the caller's"
     KILL = "GreenletExit"
     THROW = "an exception that somebody throws"
-    # `with gevent.Timeout(1, TimeoutError("too slow"))` throws just that. It is an OSError, and none of the kernel's.
+    # `with gevent.Timeout(1, TimeoutError("too slow"))` throws just that: an OSError, and not the kernel's.
     FOREIGN_OS_ERROR = "a gevent.Timeout of the caller's that raises an OSError"
     OWN_TIMEOUT = "the operation's own deadline"
 
@@ -81,8 +81,8 @@ class Scene:
 def interrupt_at_every_switch(make_scene: Callable[[], AbstractContextManager[Scene]], kind: Kind) -> int:
     """Interrupt an operation at each of its switches in turn; give the number of interruptions.
 
-    After each run: the interruption came out as it went in, the scene's own check passes, and nothing is left: no
-    descriptor, no timer and no watcher in the loop.
+    After each run: the interruption came out as it went in, the scene's own check passes, and nothing is
+    left: no descriptor, no timer and no watcher in the loop.
     """
     interruptions = 0
     # What was here before is not looked at again and again: that takes nine tenths of the time off this.

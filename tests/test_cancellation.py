@@ -1,7 +1,7 @@
 """Every call of a socket, interrupted at every switch to the hub, by everything that interrupts.
 
-Whatever cuts a call, no byte, datagram or connection is lost; nothing is left behind; the interruption comes out
-as it went in; and the socket works on, or says plainly what is wrong with it.
+Whatever cuts a call, no byte, datagram or connection is lost; nothing is left behind; the interruption
+comes out as it went in; and the socket works on, or says plainly what is wrong with it.
 """
 
 from __future__ import annotations
@@ -69,12 +69,23 @@ def read_to_the_end(peer: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-# Reading. What arrives comes in pieces that cut everything that can be cut: lines, their CRLF, a delimiter, the
-# counts that are asked for. Each piece is sent when the call waits for it.
+# Reading. What arrives comes in pieces that cut everything that can be cut: lines, their CRLF, a delimiter,
+# the counts that are asked for. Each piece is sent when the call waits for it.
 
-PIECES: Final = [b"fir", b"st\r", b"\nse", b"cond li", b"ne\n", b"\n", b"thi", b"rd E", b"N", b"D four", b"th\r\ntail"]
+PIECES: Final = [
+    b"fir",
+    b"st\r",
+    b"\nse",
+    b"cond li",
+    b"ne\n",
+    b"\n",
+    b"thi",
+    b"rd E",
+    b"N",
+    b"D four",
+    b"th\r\ntail",
+]
 STREAM: Final = b"".join(PIECES)
-_RAW_LINES: Final = STREAM.splitlines(keepends=True)
 # Read ahead of the call under test, so that it has to visit the loop for the sake of others.
 _MANY: Final = 1200
 
@@ -112,9 +123,7 @@ READINGS: Final = {
 }
 
 
-def read_scene(
-    reading: Reading, family: str, buffered: bool, before: bytes = b""
-) -> Callable[[], Any]:
+def read_scene(reading: Reading, family: str, buffered: bool, before: bytes = b"") -> Callable[[], Any]:
     @contextmanager
     def scene() -> Iterator[Scene]:
         with connection(family, buffered=buffered) as (ours, peer):
@@ -249,7 +258,7 @@ def check_end(peer: socket.socket, received: bytearray, *, whole: bool) -> None:
     if whole or peer.family == socket.AF_UNIX:  # where nothing makes a reset of an end
         received.extend(read_to_the_end(peer))
     else:
-        with pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError):  # noqa: PT012
             while part := peer.recv(1 << 20):
                 received.extend(part)
 
@@ -671,9 +680,7 @@ def test_an_interrupted_dial_leaves_nothing(kind: Kind) -> None:
                 else:
                     assert outcome.interrupted
 
-            yield Scene(
-                lambda: gnet.dial("somewhere.test", 80, timeout=LIMIT), check, [resolver.answers.set]
-            )
+            yield Scene(lambda: gnet.dial("somewhere.test", 80, timeout=LIMIT), check, [resolver.answers.set])
 
     assert interrupt_at_every_switch(scene, kind) > 1
 
@@ -719,9 +726,7 @@ def test_an_interrupted_send_to_sends_nothing(kind: Kind) -> None:
             peer.settimeout(GUARD / 1000)
             peer.bind(("127.0.0.1", 0))
             resolver = stack.enter_context(slow_resolver(peer.getsockname()))
-            ours = stack.enter_context(
-                gnet.new_socket(gnet.AF_INET, gnet.SOCK_DGRAM, gnet.IPPROTO_UDP)
-            )
+            ours = stack.enter_context(gnet.new_socket(gnet.AF_INET, gnet.SOCK_DGRAM, gnet.IPPROTO_UDP))
             ours.timeout = LIMIT
 
             def check(outcome: Outcome) -> None:

@@ -1,7 +1,7 @@
 """Timeouts as users give them, deadlines, and what time does to both (group G of the faults).
 
-The rows G1 to G4 each have tests named after them. How deadlines nest is in `tests/faults/test_concurrency.py`
-(D15) as well, and that nothing of them is left over (D16).
+The rows G1 to G4 each have tests named after them. How deadlines nest (D15), and that nothing of them is
+left over (D16), is in `tests/faults/test_concurrency.py`.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ def test_whatever_waits_in_a_block_is_ended_and_not_only_calls_of_gnet() -> None
 
 def test_a_block_with_timeout_0_is_ended_by_its_first_wait() -> None:
     done = []
-    with pytest.raises(gnet.TimeoutError), gnet.deadline(0):
+    with pytest.raises(gnet.TimeoutError), gnet.deadline(0):  # noqa: PT012
         done.append("computed")
         Event().wait()
         done.append("waited")
@@ -473,8 +473,7 @@ def test_g1_a_jump_of_the_wall_clock_moves_no_deadline(
     clock_shim: Path, tmp_path: Path, moved_by: int
 ) -> None:
     done = subprocess.run(
-        [sys.executable, *(["-m", "gevent.monkey"] if PATCHED else []), _script(tmp_path, _CLOCK_JUMPS)]
-        + [str(moved_by)],
+        [*_python(), _script(tmp_path, _CLOCK_JUMPS), str(moved_by)],
         cwd=_ROOT,
         env={
             **os.environ,
@@ -490,6 +489,11 @@ def test_g1_a_jump_of_the_wall_clock_moves_no_deadline(
     took = [int(line) for line in done.stdout.split()]
     assert len(took) == 2
     assert all(270 <= milliseconds < 1500 for milliseconds in took)
+
+
+def _python() -> list[str]:
+    """Give the start of a command line for a process of this one's kind."""
+    return [sys.executable, "-m", "gevent.monkey"] if PATCHED else [sys.executable]
 
 
 def _script(directory: Path, text: str) -> str:
@@ -533,8 +537,7 @@ def test_g2_after_a_standstill_data_comes_first_and_each_timeout_once(tmp_path: 
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        command = [sys.executable, *(["-m", "gevent.monkey"] if PATCHED else [])]
-        command += [_script(tmp_path, _STOPPED), str(server.getsockname()[1])]
+        command = [*_python(), _script(tmp_path, _STOPPED), str(server.getsockname()[1])]
         environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
         with ExitStack() as stack:
             child = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, env=environment))

@@ -24,7 +24,7 @@ from gevent.event import Event
 import gnet
 from gnet.transports import READ, PlainTransport, Readiness
 from tests.canceller import InterruptionError, active_watchers
-from tests.faults.peers import GUARD, black_hole, closed_port, connection, loop_turns
+from tests.faults.peers import GUARD, black_hole, closed_port, loop_turns
 
 _ROOT: Final = Path(__file__).parents[1]
 
@@ -186,11 +186,11 @@ def test_much_goes_both_ways_at_once_in_order(pair: Pair) -> None:
 def test_a_send_to_a_peer_that_is_gone_raises_and_the_first_error_is_kept(pair: Pair) -> None:
     ours, peer = pair
     peer.close()
-    with pytest.raises(OSError) as first:  # noqa: PT011  # which one is the kernel's business
+    with pytest.raises((BrokenPipeError, ConnectionResetError)) as first:  # noqa: PT012
         while ours.send(b"anybody there?"):
             gevent.sleep(0)
     assert ours.failure is first.value
-    with pytest.raises(OSError) as second:  # noqa: PT011
+    with pytest.raises((BrokenPipeError, ConnectionResetError)) as second:
         ours.send(b"nobody")
     assert second.value is not first.value
     assert ours.failure is first.value
@@ -588,20 +588,19 @@ def test_gevent_wait_ends_when_nobody_waits_in_a_socket(who: str) -> None:
 
 
 def test_a_socket_that_is_dropped_unclosed_is_collected_although_its_watchers_run() -> None:
-    with connection(accepted=True) as (ours, peer):
-        left, right = socket.socketpair()
-        with right:
-            dropped = gnet.Socket.adopt(left)
-            right.sendall(b"line\n")
-            assert dropped.read_line() == b"line"
-            descriptor = dropped.fileno()
-            gone = weakref.ref(dropped)
-            with pytest.warns(ResourceWarning, match="unclosed <gnet.Socket"):
-                del dropped
-            assert gone() is None
-            with pytest.raises(OSError, match="Bad file descriptor"):
-                os.fstat(descriptor)
-            assert right.recv(1) == b""
+    left, right = socket.socketpair()
+    with right:
+        dropped = gnet.Socket.adopt(left)
+        right.sendall(b"line\n")
+        assert dropped.read_line() == b"line"
+        descriptor = dropped.fileno()
+        gone = weakref.ref(dropped)
+        with pytest.warns(ResourceWarning, match="unclosed <gnet.Socket"):
+            del dropped
+        assert gone() is None
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+        assert right.recv(1) == b""
 
 
 def test_a_socket_that_is_dropped_while_it_sends_in_the_background_is_collected() -> None:

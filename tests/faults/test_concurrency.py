@@ -1,5 +1,5 @@
-"""Faults of concurrency (group D): timeouts and kills in the middle of a call, a close under those who wait, several
-readers, several writers, deadlines that end together.
+"""Faults of concurrency (group D): timeouts and kills in the middle of a call, a close under those who wait,
+several readers, several writers, deadlines that end together.
 
 Each test is named after its row. What interrupts a call at every single one of its switches is in
 `tests/test_cancellation.py`; D6, D7 and D17 to D19 are about TLS and serving.
@@ -7,7 +7,6 @@ Each test is named after its row. What interrupts a call at every single one of 
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import time
@@ -94,7 +93,7 @@ def error_of(greenlet: gevent.Greenlet) -> BaseException | None:
 
 
 def caught(kind: type[BaseException], call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    """Call something that has to raise; give what it raised. In a greenlet, an expected error is none to print."""
+    """Call something that has to raise; give what it raised. (gevent prints what a greenlet raises.)"""
     with pytest.raises(kind) as info:
         call(*arguments, **keywords)
     return info.value
@@ -294,7 +293,7 @@ def test_d8_a_killed_sender_ends_and_the_next_send_says_that_a_message_was_cut()
         sender = waiting(ours.send, BIG)
         sender.kill(timeout=GUARD / 1000)
         assert isinstance(sender.value, gevent.GreenletExit)
-        with pytest.raises(gnet.BrokenSendError, match=f"cut after [0-9]+ bytes") as broken:
+        with pytest.raises(gnet.BrokenSendError, match=r"cut after [0-9]+ bytes") as broken:
             ours.send(b"next")
         assert len(receive_exactly(peer, broken.value.bytes_sent)) == broken.value.bytes_sent
         peer.sendall(b"reading goes on\n")
@@ -416,7 +415,7 @@ def test_d10_a_close_ends_those_who_send_at_once(count: int) -> None:
 
 
 def test_d10_who_reads_or_sends_never_touches_the_descriptors_next_owner() -> None:
-    with connection() as (ours, peer):
+    with connection() as (ours, _):
         tasks = [
             waiting(caught, gnet.ClosedError, ours.send, BIG),
             waiting(caught, gnet.ClosedError, ours.send, b"next"),
@@ -430,7 +429,7 @@ def test_d10_who_reads_or_sends_never_touches_the_descriptors_next_owner() -> No
 
 
 def test_d10_what_goes_out_in_the_background_never_goes_to_the_descriptors_next_owner() -> None:
-    with connection() as (ours, peer):
+    with connection() as (ours, _):
         assert ours.try_send(BIG)
         descriptor = ours.fileno()
         ours.close(timeout=0)
@@ -501,7 +500,13 @@ def test_d11_a_second_reader_is_refused_at_once_and_the_first_goes_on(first: str
         everything = b"line\n" + b"END".rjust(995, b"x")
         peer.sendall(everything)
         result = reader.get(timeout=GUARD / 1000)
-        whole = {"recv_into": 1000, "skip": 1000, "read_line": b"line", "lines": b"line", "lines_bare_cr": b"line"}
+        whole = {
+            "recv_into": 1000,
+            "skip": 1000,
+            "read_line": b"line",
+            "lines": b"line",
+            "lines_bare_cr": b"line",
+        }
         assert result == whole.get(first, everything)
 
 
@@ -574,7 +579,9 @@ def test_d12_messages_of_several_writers_never_interleave(count: int, coalesce: 
         while stream:
             head, size, stream = stream.split(b":", 2)
             body, stream = stream[: int(size)], stream[int(size) :]
-            assert body == bytes([int(head) + 97]) * int(size), f"a message of writer {int(head)} was mixed up"
+            assert body == bytes([int(head) + 97]) * int(size), (
+                f"a message of writer {int(head)} was mixed up"
+            )
             seen[int(head)].append(int(size))
         assert all(sent == sizes for sent in seen.values())
 
@@ -647,12 +654,10 @@ def test_d14_of_a_part_that_comes_with_the_timeout_nothing_is_lost(buffered: boo
 
 
 def test_d15_an_inner_deadline_does_not_swallow_the_end_of_an_outer_one() -> None:
-    with pytest.raises(gnet.TimeoutError, match=f"within {SOON} ms"), gnet.deadline(SOON):
-        try:
-            with gnet.deadline(GUARD):
-                Event().wait()
-        except gnet.TimeoutError:
-            pytest.fail("the inner deadline has taken the outer one's end for its own")
+    with pytest.raises(gnet.TimeoutError, match=f"within {SOON} ms"), gnet.deadline(SOON):  # noqa: PT012
+        with suppress(gnet.TimeoutError), gnet.deadline(GUARD):
+            Event().wait()
+        pytest.fail("the inner deadline has taken the outer one's end for its own")
 
 
 def test_d15_an_inner_deadline_ends_the_inner_block_only() -> None:
@@ -664,7 +669,7 @@ def test_d15_an_inner_deadline_ends_the_inner_block_only() -> None:
 
 
 def nested(ours: gnet.Socket, outer: float, inner: float) -> list[str]:
-    """Read with a limit inside a block with a limit, and wait on in the block; give the ends in their order."""
+    """Read with a limit in a block with a limit, then wait on in the block; give the ends in their order."""
     ends = []
     try:
         with gnet.deadline(outer):
@@ -694,7 +699,7 @@ def test_d15_of_two_deadlines_that_are_over_at_once_each_ends_its_own(outer: int
 
 
 def test_d15_of_many_nested_deadlines_the_shortest_wins() -> None:
-    with pytest.raises(gnet.TimeoutError, match=f"within {SOON} ms"), ExitStack() as stack:
+    with pytest.raises(gnet.TimeoutError, match=f"within {SOON} ms"), ExitStack() as stack:  # noqa: PT012
         for limit in (GUARD, 3 * GUARD, SOON, GUARD, -1, None):
             stack.enter_context(gnet.deadline(limit))
         Event().wait()
@@ -703,10 +708,8 @@ def test_d15_of_many_nested_deadlines_the_shortest_wins() -> None:
 def test_d15_the_end_of_a_block_passes_through_except_exception() -> None:
     def handler(ours: gnet.Socket) -> None:
         while True:
-            try:
+            with suppress(Exception):  # what handlers do
                 ours.read_line(timeout=GUARD)
-            except Exception:  # noqa: S110, BLE001  # what handlers do
-                pass
 
     with connection() as (ours, _), pytest.raises(gnet.TimeoutError), gnet.deadline(SOON):
         handler(ours)
@@ -815,7 +818,8 @@ _SLOW_LOOK_UPS: Final = r"""
 #include <time.h>
 
 /* Every look-up by the C library takes 600 ms and finds 127.0.0.1. */
-int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found)
+{
     int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **)
         = dlsym(RTLD_NEXT, "getaddrinfo");
     struct timespec pause = {0, 600000000};
@@ -876,6 +880,10 @@ def stuffed():
     keep.append((ours, peer))
     return ours
 
+def block():
+    with gnet.deadline(WAIT):
+        gevent.sleep(60)
+
 keep = []
 ends = {name: pair() for name in
         "recv read_line lines recv_some recv_exactly recv_until peek skip send blocked".split()}
@@ -901,7 +909,7 @@ jobs = [
     gevent.spawn(over, "dial", gnet.dial, *hole.getsockname(), timeout=WAIT),
     gevent.spawn(over, "connect_unix",
                  gnet.new_socket(gnet.AF_UNIX, protocol=0).connect_unix, full.getsockname(), WAIT),
-    gevent.spawn(over, "deadline", lambda: [None for _ in [0] if gnet.deadline(WAIT).__enter__() or gevent.sleep(WAIT / 1000)]),
+    gevent.spawn(over, "deadline", block),
 ]
 if sys.argv[1:] == ["slow"]:
     jobs += [
@@ -917,7 +925,7 @@ print(round(worst * 1000))
 
 
 def _longest_standstill(*arguments: str, **environment: str) -> int:
-    """Run every call that waits in a process without patches; give the longest time its hub stood still, in ms."""
+    """Run every call that waits in a process without patches; give its hub's longest standstill in ms."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _EVERYTHING_AT_ONCE, *arguments],
         cwd=_ROOT,

@@ -119,7 +119,6 @@ EMPTY_CALLS: dict[str, Callable[[gnet.Socket], Any]] = {
     "recv": lambda closed: closed.recv(0),
     "recv_exactly": lambda closed: closed.recv_exactly(0),
     "recv_into": lambda closed: closed.recv_into(bytearray()),
-    "recv_until of 0": lambda closed: closed.recv_until(b"\n", 0),
     "send": lambda closed: closed.send(b""),
     "&=": lambda closed: closed.__iand__(b""),
     "skip": lambda closed: closed.skip(0),
