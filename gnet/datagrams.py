@@ -52,14 +52,13 @@ class DatagramReader:
                 data, _, received_flags, sender = self._transport.socket.recvmsg(size, 0, os_flags)
             except BlockingIOError:
                 return None
+            except OSError as error:
+                raise_named(error, where)
             return data, received_flags, sender
 
         where = f"{operation} on {self._transport.describe()}"
-        try:
-            with closing(Deadline(timeout)) as deadline:
-                data, received_flags, sender = self._turns.take(attempt, deadline, where)
-        except OSError as error:
-            raise_named(error, where)
+        with closing(Deadline(timeout)) as deadline:
+            data, received_flags, sender = self._turns.take(attempt, deadline, where)
         if received_flags & _socket.MSG_TRUNC and not truncate:
             raise OSError(
                 errno.EMSGSIZE,
@@ -123,11 +122,10 @@ class DatagramWriter:
                 return raw.send(data, os_flags) if sockaddr is None else raw.sendto(data, os_flags, sockaddr)
             except BlockingIOError:
                 return None
+            except OSError as error:
+                raise_named(error, operation)
 
-        try:
-            return self._turns.take(attempt, deadline, operation)
-        except OSError as error:
-            raise_named(error, operation)
+        return self._turns.take(attempt, deadline, operation)
 
     def try_send(self, data: bytes | memoryview, input_waits: bool) -> bool:
         """Send one datagram if the kernel takes it now."""

@@ -38,6 +38,7 @@ _POOL_SIZE: Final = 64
 _HOSTS_FILE: Final = "/etc/hosts"
 _LONGEST_NAME: Final = 253  # RFC 1035, as text
 _LONGEST_LABEL: Final = 63
+_LONGEST_TEXT: Final = 1000  # before it is put into ASCII, which takes quadratic time
 _NAME_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "-_.")
 
 # One pool for each hub, that is, for each thread; in a patched process the module's own name
@@ -58,13 +59,15 @@ def check_host(host: object, operation: str) -> str:
     shown = repr(host if len(host) <= 80 else host[:77] + "...")
     if not host:
         raise ValueError(f"{operation}: the host name is empty")
+    if len(host) > _LONGEST_TEXT:
+        raise ValueError(f"{operation}: host name of {len(host)} characters (limit {_LONGEST_NAME}): {shown}")
     try:
         name = host if host.isascii() else host.encode("idna").decode("ascii")
     except UnicodeError as error:
         raise ValueError(f"{operation}: {shown} is no host name ({error})") from None
+    if name is not host and (":" in name or is_ip_address(name)):
+        raise ValueError(f"{operation}: {shown} only looks like the IP address {name}")
     if is_ip_address(name):
-        if name is not host:
-            raise ValueError(f"{operation}: {shown} only looks like the IP address {name}")
         return name
     if ":" in name:
         return _check_scoped(name, shown, operation)

@@ -10,7 +10,7 @@ What a reader makes of the end of the stream (nothing, the rest, an error) is it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
 
 import gevent
 
@@ -43,8 +43,6 @@ _LARGEST_READ: Final = 64 * BUFFER_SIZE
 # the others waiting for 5 ms.
 _FAIR_SHARE: Final = 512
 
-# Receives made after the deadline, or with timeout 0, to find what is in the kernel already.
-_LAST_RECEIVES: Final = 64
 
 _T = TypeVar("_T")
 
@@ -64,6 +62,9 @@ class StreamReader:
         "has_data",
         "ready",
     )
+
+    # Receives made after the deadline, or with timeout 0, to find what is in the kernel already: 15 MB.
+    _last_receives: ClassVar[int] = 64
 
     def __init__(self, transport: Transport, writer: StreamWriter) -> None:
         """Read from `transport`; have `writer` flush what it queued before each wait."""
@@ -327,7 +328,7 @@ class StreamReader:
 
     def _take_now(self, take: Callable[..., _T | None], arguments: tuple[Any, ...], size: int) -> _T | None:
         """Receive what is in the kernel, without waiting, until `take` has an answer."""
-        for _ in range(_LAST_RECEIVES):
+        for _ in range(self._last_receives):
             if self._transport.closed or self._buffer.eof:
                 break
             received, answer = self._receive_and_take(take, arguments, size)
@@ -419,6 +420,8 @@ class UnbufferedReader(StreamReader):
     """
 
     __slots__ = ()
+
+    _last_receives: ClassVar[int] = 512  # of 4,000 bytes, which take 1 ms to look at
 
     def recv(self, size: int, timeout: float, safe: bool) -> bytes:
         """Receive what one read gives, at most `size` bytes."""

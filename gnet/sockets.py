@@ -237,9 +237,18 @@ class Socket(DataSocket):
         turns = self._turns
         if turns is None:
             turns = self._turns = Turns(transport, transport.wait_readable)
+
+        def attempt() -> tuple[_socket.socket, Any] | None:
+            try:
+                return transport.accept()
+            except OSError as error:
+                if safe and error.errno in _GONE_BEFORE_ACCEPT:
+                    return None  # look again when the listener is readable, which it may be at once
+                raise_named(error, f"accept on {self._own_name()}")
+
         deadline = NO_DEADLINE if limit == NO_LIMIT else Deadline(limit)
         try:
-            raw, peer = self._accept_one(turns, deadline, safe)
+            raw, peer = turns.take(attempt, deadline, "accept")
         finally:
             deadline.close()
         if inheritable:
@@ -253,15 +262,6 @@ class Socket(DataSocket):
     def accept(self, flags: SocketFlag = _SAFE, inheritable: bool = False, timeout: Timeout = None) -> Socket:
         """`accept_addr` without the address. Nim's accept, which forgets `inheritable`."""
         return self.accept_addr(flags, inheritable, timeout)[0]
-
-    def _accept_one(self, turns: Turns, deadline: Deadline, safe: bool) -> tuple[_socket.socket, Any]:
-        while True:
-            try:
-                return turns.take(self._transport.accept, deadline, "accept")
-            except OSError as error:
-                if not safe or error.errno not in _GONE_BEFORE_ACCEPT:
-                    raise_named(error, f"accept on {self._own_name()}")
-                self._transport.yield_to_loop()  # however many of them are gone
 
     def _own_name(self) -> str:
         try:
@@ -335,7 +335,10 @@ class Socket(DataSocket):
             while True:
                 if transport.closed:
                     raise closed_error(operation)
-                code = transport.connect(target)
+                try:
+                    code = transport.connect(target)
+                except OSError as error:  # what Python refuses outright, such as an address that is none
+                    raise_named(error, connecting)
                 if code in (errno.EINPROGRESS, errno.EALREADY):
                     deadline.arm()
                     transport.wait_writable()
@@ -354,8 +357,6 @@ class Socket(DataSocket):
                 if not mine:
                     raise
                 raise deadline.error(f"{connecting} (the socket is closed now)") from None
-        except OSError as error:  # what the kernel refuses outright, such as a path that is none
-            raise_named(error, connecting)
         except BaseException:
             self.close(timeout=0)
             raise

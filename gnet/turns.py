@@ -105,29 +105,31 @@ class Turns:
             raise deadline.error(operation)
         if turn is None:
             turn = self._turn = Turn()
-        mine = False
         try:
             deadline.arm()
             turn.acquire()
-            mine = True
-            while True:
-                if transport.closed:
-                    raise closed_error(operation)
-                self._wait()
-                self._since_visit = 0
-                if transport.closed:
-                    raise closed_error(operation)
-                answer = attempt()
-                if answer is not None:
-                    return answer
+            try:
+                return self._wait_for(attempt, operation)
+            finally:
+                turn.release()
         except gevent.Timeout as expired:
             if not deadline.owns(expired):
                 raise
-            # What is there already wins over time, unless others were here before.
-            answer = attempt() if mine and not transport.closed else None
+            # What is there already wins over time.
+            answer = attempt() if not transport.closed else None
             if answer is not None:
                 return answer
             raise deadline.error(operation) from None
-        finally:
-            if mine:
-                turn.release()
+
+    def _wait_for(self, attempt: Callable[[], _T | None], operation: str) -> _T:
+        transport = self._transport
+        while True:
+            if transport.closed:
+                raise closed_error(operation)
+            self._wait()
+            self._since_visit = 0
+            if transport.closed:
+                raise closed_error(operation)
+            answer = attempt()
+            if answer is not None:
+                return answer

@@ -74,6 +74,14 @@ def as_bytes(data: object, operation: str) -> bytes | memoryview:
     raise TypeError(f"{operation}: expected bytes, bytearray or memoryview, got {type(data).__name__}")
 
 
+class _RefusedError(Exception):
+    """The transport raised: to be told from an `OSError` that somebody throws into a waiting greenlet."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
 class StreamWriter:
     """Writes of a stream. Timeouts are in milliseconds and checked; -1: no limit."""
 
@@ -224,7 +232,10 @@ class StreamWriter:
         deadline = Deadline(timeout)
         try:
             while whole and queue.size:
-                sent = transport.send(queue.joined())
+                try:
+                    sent = transport.send(queue.joined())
+                except OSError:
+                    return False  # the connection is gone, and who could have read the rest with it
                 queue.discard(sent)
                 if not sent:
                     if timeout == 0 or transport.in_hub():
@@ -235,8 +246,6 @@ class StreamWriter:
             if not deadline.owns(expired):
                 raise
             return False
-        except OSError:
-            return False  # the connection is gone, and with it whoever could have read the rest
         finally:
             deadline.close()
             queue.clear()
@@ -277,14 +286,13 @@ class StreamWriter:
                 if sent == len(data) and not self.queue.size:
                     return
             if 0 < sent < len(data):
-                self._state = _AFTER_CUT.get(self._state, self._state)
-                self._cut_after = sent
+                self._cut(sent)
             peer = f"{operation} to {transport.describe()}"
             if expired:
                 detail = f"{peer} ({sent} of {len(data)} bytes sent)" if len(data) else peer
                 raise deadline.error(detail, bytes_sent=sent) from None
-            if isinstance(error, OSError) and error.errno is not None:
-                raise self._send_error(error, operation, sent, len(data)) from error
+            if isinstance(error, _RefusedError):
+                raise self._send_error(error.cause, operation, sent, len(data)) from error.cause
             raise
         finally:
             deadline.close()
@@ -299,9 +307,8 @@ class StreamWriter:
         try:
             while queue.size:
                 queue.discard(self._wait_and_send(queue.joined(), deadline, operation))
-        except OSError:
-            if self._transport.failure is not None:
-                self._cut_queue()
+        except _RefusedError:
+            self._cut_queue()
             raise
 
     def _wait_and_send(self, data: bytes | memoryview, deadline: Deadline, operation: str) -> int:
@@ -311,7 +318,13 @@ class StreamWriter:
             self._since_visit = 0
             transport.yield_to_loop()
             self._check_open(operation)
-        while not (count := transport.send(data)):
+        while True:
+            try:
+                count = transport.send(data)
+            except OSError as error:
+                raise _RefusedError(error) from None
+            if count:
+                break
             deadline.arm()
             transport.wait_writable()
             self._since_visit = 0
@@ -366,8 +379,12 @@ class StreamWriter:
 
     def _cut_queue(self) -> None:
         """What was queued can not be sent: the transport keeps the error, the next call raises."""
+        self._cut(self.queue.went)
+
+    def _cut(self, sent: int) -> None:
+        """A message, or the queue, was cut after `sent` bytes: nothing may follow it."""
         self._state = _AFTER_CUT.get(self._state, self._state)
-        self._cut_after = self.queue.went
+        self._cut_after = sent
         self.queue.clear()
         self._end_background()
 

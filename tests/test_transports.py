@@ -24,7 +24,7 @@ from gevent.event import Event
 import gnet
 from gnet.transports import READ, PlainTransport, Readiness
 from tests.canceller import InterruptionError, active_watchers
-from tests.faults.peers import GUARD, black_hole, closed_port, loop_turns
+from tests.faults.peers import GUARD, black_hole, closed_port
 
 _ROOT: Final = Path(__file__).parents[1]
 
@@ -99,6 +99,24 @@ def receive_all(transport: PlainTransport, size: int) -> bytes:
         else:
             data += part
     return data
+
+
+def loop_turns() -> int:
+    """How often the loop turns in 50 ms. A descriptor that is always ready makes it spin."""
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+
+    watcher = gevent.get_hub().loop.prepare(ref=False)
+    watcher.start(count)
+    try:
+        gevent.sleep(0.05)
+    finally:
+        watcher.stop()
+        watcher.close()
+    return turns
 
 
 def fill(transport: PlainTransport) -> int:
@@ -189,11 +207,11 @@ def test_a_send_to_a_peer_that_is_gone_raises_and_the_first_error_is_kept(pair: 
     with pytest.raises((BrokenPipeError, ConnectionResetError)) as first:  # noqa: PT012
         while ours.send(b"anybody there?"):
             gevent.sleep(0)
-    assert ours.failure is first.value
-    with pytest.raises((BrokenPipeError, ConnectionResetError)) as second:
+    failure = ours.failure
+    assert (type(failure), failure.errno) == (type(first.value), first.value.errno)
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
         ours.send(b"nobody")
-    assert second.value is not first.value
-    assert ours.failure is first.value
+    assert ours.failure is failure
 
 
 def test_a_reset_raises_after_the_bytes_and_is_kept() -> None:
@@ -203,11 +221,11 @@ def test_a_reset_raises_after_the_bytes_and_is_kept() -> None:
     peer.close(reset=True)
     assert ours.receive(100) == b"last words"
     ours.wait_readable()
-    with pytest.raises(ConnectionResetError) as info:
+    with pytest.raises(ConnectionResetError):
         ours.receive(100)
-    assert ours.failure is info.value
+    assert isinstance(ours.failure, ConnectionResetError)
     ours.fail(OSError(errno.EIO, "later"))
-    assert ours.failure is info.value
+    assert isinstance(ours.failure, ConnectionResetError)
     ours.close()
 
 
@@ -215,9 +233,9 @@ def test_a_reset_that_a_peek_meets_is_kept_too() -> None:
     ours, peer = tcp_pair()
     peer.close(reset=True)
     ours.wait_readable()
-    with pytest.raises(ConnectionResetError) as info:
+    with pytest.raises(ConnectionResetError):
         ours.peek(100)
-    assert ours.failure is info.value
+    assert isinstance(ours.failure, ConnectionResetError)
     ours.close()
 
 
@@ -326,7 +344,7 @@ def test_a_callback_for_room_runs_in_the_hub_while_there_is_room_until_it_is_tak
     receive_all(peer, size)
     assert called.wait(GUARD / 1000)
     assert where == [gevent.get_hub()]
-    assert loop_turns(0.05) < _FEW_TURNS
+    assert loop_turns() < _FEW_TURNS
     assert len(where) == 1
 
 
@@ -439,9 +457,9 @@ def test_a_call_from_another_thread_is_refused(pair: Pair, name: str) -> None:
     assert receive_all(ours, 8) == b"works on"
 
 
-def test_what_the_garbage_collector_closes_in_another_thread_is_closed_in_its_own(pair: Pair) -> None:
+def test_what_another_thread_has_to_close_is_closed_in_the_transports_own(pair: Pair) -> None:
     ours, peer = pair
-    assert in_another_thread(ours.close_from_any_thread) is None
+    assert in_another_thread(ours.call_in_own_thread, ours.close) is None
     peer.wait_readable()
     assert peer.receive(1) == b""
     assert ours.closed
@@ -515,7 +533,7 @@ def test_the_watcher_is_stopped_by_the_first_event_that_finds_nobody(pair: Pair)
     ours, peer = pair
     peer.send(b"x")
     ours.wait_readable()
-    assert loop_turns(0.05) < _FEW_TURNS, "data that nobody takes makes the loop spin"
+    assert loop_turns() < _FEW_TURNS, "data that nobody takes makes the loop spin"
     assert watchers_of(ours) == []
     assert ours.receive(10) == b"x"
     peer.send(b"y")
@@ -529,7 +547,7 @@ def test_the_watcher_of_an_end_of_stream_makes_no_loop_spin(pair: Pair) -> None:
     peer.close()
     ours.wait_readable()
     assert ours.receive(10) == b""
-    assert loop_turns(0.05) < _FEW_TURNS
+    assert loop_turns() < _FEW_TURNS
     assert watchers_of(ours) == []
 
 

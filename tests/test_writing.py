@@ -10,13 +10,15 @@ from __future__ import annotations
 import array
 import errno
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import gevent
 import pytest
 from gevent import socket
 from gevent.event import Event
+from hypothesis import given
+from hypothesis import strategies as st
 
 import gnet
 from gnet.writing import StreamWriter, as_bytes
@@ -775,6 +777,75 @@ def test_a_sender_whose_peer_always_reads_visits_the_loop_now_and_then() -> None
         writer.send(data, NO_LIMIT, False)
     assert 1 <= kernel.visits <= 10
     assert len(kernel.sent) == 200 * len(data)
+
+
+# Whatever happens
+
+sizes = st.sampled_from([1, 10, 1000, 30_000, QUEUE_LIMIT, 100_000])
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), sizes, st.booleans()),
+        st.tuples(st.just("try_send"), sizes, st.booleans()),
+        st.tuples(st.just("flush"), st.just(0), st.booleans()),
+        st.tuples(st.just("kill"), st.integers(0, 5), st.booleans()),
+        st.tuples(st.just("room"), st.sampled_from([1, 9, 500, 20_000, QUEUE_LIMIT]), st.booleans()),
+    ),
+    max_size=30,
+)
+
+
+@given(actions, st.booleans())
+def test_whatever_happens_whole_messages_leave_and_a_cut_one_is_the_last(
+    todo: list[tuple[str, int, bool]], coalesce: bool
+) -> None:
+    writer, kernel = made(room=0, coalesce=coalesce)
+    messages: list[bytes] = []
+    accepted: set[int] = set()
+    tasks: list[gevent.Greenlet] = []
+
+    def send(number: int, input_waits: bool) -> None:
+        with suppress(gnet.BrokenSendError):
+            writer.send(messages[number], NO_LIMIT, input_waits)
+            accepted.add(number)
+
+    def flush() -> None:
+        with suppress(gnet.BrokenSendError):
+            writer.flush(NO_LIMIT)
+
+    for action, size, flag in todo:
+        if action == "room":
+            kernel.make_room(size)
+        elif action == "kill" and tasks:
+            tasks[size % len(tasks)].kill(block=False)
+        elif action == "flush":
+            tasks.append(gevent.spawn(flush))
+        elif action in ("send", "try_send"):
+            number = len(messages)
+            messages.append(b"<%d:%d:" % (number, size) + b"x" * size + b">")
+            if action == "send":
+                tasks.append(gevent.spawn(send, number, flag))
+            elif writer.try_send(messages[number], flag):
+                accepted.add(number)
+        if flag:
+            gevent.sleep(0)
+    kernel.make_room(10**9)
+    gevent.joinall(tasks, timeout=GUARD / 1000, raise_error=True)
+    for _ in range(3):
+        gevent.sleep(0)
+
+    rest, left = kernel.sent, []
+    while rest and (whole := next((each for each in messages if rest.startswith(each)), None)):
+        left.append(messages.index(whole))
+        rest = rest.removeprefix(whole)
+    assert len(left) == len(set(left)), "a message left twice"
+    assert accepted.issuperset(left), "a message left whole of which its sender does not know"
+    try:
+        writer.send(b"", NO_LIMIT, False)
+    except gnet.BrokenSendError as broken:
+        assert any(each.startswith(rest) for each in messages), "something follows a cut message"
+        assert broken.bytes_sent == len(rest) > 0
+    else:
+        assert (rest, set(left)) == (b"", accepted)
 
 
 # The same with real sockets

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import gevent
+import greenlet
 import pytest
 from gevent import socket, subprocess
 
@@ -161,11 +162,24 @@ def counted_turns() -> Iterator[Callable[[], int]]:
         watcher.close()
 
 
-def loop_turns(seconds: float) -> int:
-    """How often the loop turns in this time. A descriptor that is always ready makes it spin."""
+def busyness(seconds: float) -> int:
+    """How often the loop turns and greenlets switch in this time: a handful, unless something spins.
+
+    A descriptor that is always ready makes the loop turn; who tries again and again makes greenlets switch.
+    """
+    switches = 0
+
+    def count(_event: str, _greenlets: object) -> None:
+        nonlocal switches
+        switches += 1
+
     with counted_turns() as turns:
-        gevent.sleep(seconds)
-        return turns()
+        before = greenlet.settrace(count)
+        try:
+            gevent.sleep(seconds)
+        finally:
+            greenlet.settrace(before)
+        return turns() + switches
 
 
 @contextmanager

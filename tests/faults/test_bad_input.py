@@ -756,6 +756,15 @@ def test_c19_what_only_a_mapping_of_characters_makes_an_address_is_refused(host:
     assert [name for name in HOSTS if reaches(name, host)] == []
 
 
+@pytest.mark.parametrize(
+    "host", ["fe80\uff1a\uff1a1%lo", "fe80::\uff11%lo", "fe80::1%\uff4c\uff4f", "fe80::1\uff05lo"], ids=ascii
+)
+def test_c19_what_only_a_mapping_of_characters_makes_a_link_local_address_is_refused(host: str) -> None:
+    assert check_host("fe80::1%lo", "dial") == "fe80::1%lo"
+    with pytest.raises(ValueError, match=r"^dial: "):
+        check_host(host, "dial")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_c19_the_addresses_themselves_are_reached(host: str) -> None:
     assert [name for name in HOSTS if reaches(name, host)] == [*HOSTS]
@@ -791,6 +800,17 @@ def test_c19_junk_is_a_value_error_that_names_the_call_and_shows_no_more_than_a_
         gnet.dial(host, 80, timeout=GUARD)
     assert len(str(error.value)) < 600
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("unit", ["\xe9", "\xe9.", "a."], ids=ascii)
+def test_c19_a_name_that_is_far_too_long_does_not_hold_up_the_process(unit: str) -> None:
+    host = unit * (1 << 20)
+
+    def check() -> None:
+        with pytest.raises(ValueError, match=r"^dial: "):
+            check_host(host, "dial")
+
+    assert cpu_seconds(check) < 0.5  # mapping all its characters takes several seconds
 
 
 @pytest.mark.parametrize("host", [b"127.0.0.1", 2130706433, None, ["127.0.0.1"]], ids=repr)
