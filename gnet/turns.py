@@ -116,7 +116,7 @@ class Turns:
             if not deadline.owns(expired):
                 raise
             # What is there already wins over time.
-            answer = attempt() if not transport.closed else None
+            answer = None if self._transport.closed else attempt()
             if answer is not None:
                 return answer
             raise deadline.error(operation) from None
