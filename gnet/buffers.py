@@ -45,6 +45,7 @@ _without_crlf: Final = itemgetter(slice(None, -2))
 _BLOCK_LINES: Final = 512
 _SMALLEST_BLOCK: Final = 2048
 _LARGEST_BLOCK: Final = 32768
+_MOST_LINES: Final = 2048
 
 # The bytes to split ahead grow from single lines to that, by this factor for each block that was
 # used up, and start again when something else is read in between. So going back to bytes costs no
@@ -315,7 +316,11 @@ class ReadBuffer:
         if start <= first < start + max_length:
             size = min(max(self._next_block(first - start), first + 1 - start), max_length)
             end = chunk.rfind(b"\n", start, start + size) + 1
-            ready.extend(_split_block(chunk[start:end], first - start, bare_cr=False))
+            lines = _split_block(chunk[start:end], first - start, bare_cr=False)
+            if len(lines) > _MOST_LINES:  # short ones behind a long one
+                end = max(first, chunk.rfind(b"\n", start, start + _SMALLEST_BLOCK)) + 1
+                lines = _split_block(chunk[start:end], first - start, bare_cr=False)
+            ready.extend(lines)
             ready.reverse()
             self._split_off(start, end)
             self._block_lines = len(ready)
@@ -448,16 +453,14 @@ class ReadBuffer:
         chunk = self._chunk
         start = self._start
         first_end = self._behind_line_end(start + length)
-        # Up to an LF, so that the block does not end between a CR and its LF; else, in a stream of
-        # lone CRs, up to a CR that has something behind it.
-        end = chunk.rfind(b"\n", start, start + size) + 1
-        if end <= first_end:
-            end = chunk.rfind(b"\r", start, min(start + size, len(chunk) - 1)) + 1
-            if end:
-                end = self._behind_line_end(end - 1)
+        end = self._end_of_nim_block(size)
         ready = self.nim_ready
         if end > first_end:
-            ready.extend(_split_block(chunk[start:end], length, bare_cr=True))
+            lines = _split_block(chunk[start:end], length, bare_cr=True)
+            if len(lines) > _MOST_LINES:  # short ones behind a long one
+                end = max(first_end, self._end_of_nim_block(_SMALLEST_BLOCK))
+                lines = _split_block(chunk[start:end], length, bare_cr=True)
+            ready.extend(lines)
             ready.reverse()
         else:
             end = first_end
@@ -465,6 +468,19 @@ class ReadBuffer:
         self._split_off(start, end)
         self._block_lines = len(ready)
         self.work += len(ready) + (length >> 9)
+
+    def _end_of_nim_block(self, size: int) -> int:
+        """Give the end of the last whole line within `size` bytes; some place before them if there is none."""
+        chunk = self._chunk
+        start = self._start
+        # Up to an LF, so that the block does not end between a CR and its LF; else, in a stream of
+        # lone CRs, up to a CR that has something behind it.
+        end = chunk.rfind(b"\n", start, start + size) + 1
+        if not end:
+            end = chunk.rfind(b"\r", start, min(start + size, len(chunk) - 1)) + 1
+            if end:
+                end = self._behind_line_end(end - 1)
+        return end
 
     def _are_within(self, ready: list[bytes], max_length: int) -> bool:
         """Whether no line that was split ahead is longer than `max_length`."""
