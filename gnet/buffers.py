@@ -23,9 +23,9 @@ CRLF only. Each kind has a list of its own and at most one of the two lists is n
 
 from __future__ import annotations
 
-from io import BytesIO
-from operator import itemgetter
 from typing import Final
+
+from gnet.splitting import split_block
 
 __all__ = ["LimitReachedError", "ReadBuffer", "WriteQueue"]
 
@@ -36,9 +36,6 @@ _LF: Final = 0x0A
 # What a search was for, besides delimiters, which are bytes.
 _NIM_LINE: Final = "nim line"
 _PY_LINE: Final = "python line"
-
-_without_lf: Final = itemgetter(slice(None, -1))
-_without_crlf: Final = itemgetter(slice(None, -2))
 
 # What is split ahead at most: some 512 lines of the length of the first, within these bounds in
 # bytes. It limits the memory of the list, and the lines handed out between two looks at fairness.
@@ -54,11 +51,6 @@ _MOST_LINES: Final = 2048
 _SINGLE_LINES: Final = 3
 _FIRST_BLOCK: Final = 128
 _BLOCK_GROWTH: Final = 4
-
-# From this length on lines are split by io.BytesIO, which finds their ends with memchr; split() and
-# splitlines() look at each byte. Per line, without what is around it: 43 ns against 58 at 80 bytes,
-# 126 against 50 at 250, 400 against 100 at 1,000.
-_LONG_LINE: Final = 110
 
 # A tail up to this size is joined with what arrives (one copy, some 100 ns); beyond it, collected.
 _SHORT_TAIL: Final = 4096
@@ -316,10 +308,10 @@ class ReadBuffer:
         if start <= first < start + max_length:
             size = min(max(self._next_block(first - start), first + 1 - start), max_length)
             end = chunk.rfind(b"\n", start, start + size) + 1
-            lines = _split_block(chunk[start:end], first - start, bare_cr=False)
+            lines = split_block(chunk[start:end], first - start, bare_cr=False)
             if len(lines) > _MOST_LINES:  # short ones behind a long one
                 end = max(first, chunk.rfind(b"\n", start, start + _SMALLEST_BLOCK)) + 1
-                lines = _split_block(chunk[start:end], first - start, bare_cr=False)
+                lines = split_block(chunk[start:end], first - start, bare_cr=False)
             ready.extend(lines)
             ready.reverse()
             self._split_off(start, end)
@@ -456,10 +448,10 @@ class ReadBuffer:
         end = self._end_of_nim_block(size)
         ready = self.nim_ready
         if end > first_end:
-            lines = _split_block(chunk[start:end], length, bare_cr=True)
+            lines = split_block(chunk[start:end], length, bare_cr=True)
             if len(lines) > _MOST_LINES:  # short ones behind a long one
                 end = max(first_end, self._end_of_nim_block(_SMALLEST_BLOCK))
-                lines = _split_block(chunk[start:end], length, bare_cr=True)
+                lines = split_block(chunk[start:end], length, bare_cr=True)
             ready.extend(lines)
             ready.reverse()
         else:
@@ -470,7 +462,7 @@ class ReadBuffer:
         self.work += len(ready) + (length >> 9)
 
     def _end_of_nim_block(self, size: int) -> int:
-        """Give the end of the last whole line within `size` bytes; some place before them if there is none."""
+        """Give the end of the last whole line within `size` bytes; the start or less if there is none."""
         chunk = self._chunk
         start = self._start
         # Up to an LF, so that the block does not end between a CR and its LF; else, in a stream of
@@ -540,33 +532,6 @@ class ReadBuffer:
         self._searched_for = kind
         self._scanned = len(tail)
         return True
-
-
-def _split_block(block: bytes, length: int, bare_cr: bool) -> list[bytes]:
-    """Split whole lines, the first of which has `length` bytes, and take off their terminators.
-
-    The usual cases, all LF and all CRLF, are tried first and cost a fraction of the general ones.
-
-    Args:
-        block: ends with an LF; or, if `bare_cr`, with a CR.
-        bare_cr: a lone CR ends a line; else it is data.
-    """
-    if _CR not in block:
-        if length >= _LONG_LINE:
-            return list(map(_without_lf, BytesIO(block)))
-        lines = block.split(b"\n")
-        lines.pop()  # behind the last LF: nothing
-        return lines
-    if length >= _LONG_LINE:
-        lines = list(map(_without_crlf, BytesIO(block)))
-        if _CRLF.join(lines) + _CRLF == block and not (bare_cr and _CR in b"".join(lines)):
-            return lines
-    lines = block.splitlines()  # its terminators are Nim's
-    if bare_cr or sum(map(len, lines)) + 2 * len(lines) == len(block):  # all were CRLF
-        return lines
-    lines = block.replace(_CRLF, b"\n").split(b"\n")  # "\r\r\n" is the line "\r"
-    lines.pop()
-    return lines
 
 
 class WriteQueue:
