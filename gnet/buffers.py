@@ -174,6 +174,13 @@ class ReadBuffer:
         """Take up to `size` bytes: what is here, `b""` if nothing is."""
         self._ahead = -_SINGLE_LINES
         self._scanned = 0
+        tail = self._long_tail
+        if tail is not None and size < len(tail):  # one copy of what is taken, none of the rest
+            with memoryview(tail) as view:
+                data = bytes(view[:size])
+            del tail[:size]
+            self.work += 1 + (size >> 9)
+            return data
         chunk = self._to_bytes()
         start = self._start
         end = start + size

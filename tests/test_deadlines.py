@@ -358,7 +358,7 @@ class _EndlessTransport(ScriptedTransport):
 
     def __init__(self) -> None:
         super().__init__()
-        self._end = time.monotonic() + 2 * LATE / 1000
+        self._end = time.monotonic() + 5 * LATE / 1000
 
     def receive(self, size: int) -> bytes:
         assert time.monotonic() < self._end, "no end to it"
@@ -381,7 +381,7 @@ def test_a_read_lets_others_run_and_ends_in_time_although_data_never_stops(name:
     with elapsed() as milliseconds, pytest.raises(gnet.TimeoutError):
         ENDLESS[name](reader, SOON)
     assert "yield" in transport.log
-    assert milliseconds() < LATE
+    assert milliseconds() < 4 * LATE  # 64 more receives, of a millisecond each, are allowed
 
 
 # G1: the wall clock jumps

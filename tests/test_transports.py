@@ -324,6 +324,26 @@ def test_a_wait_that_is_killed_while_its_transport_is_closed_ends_once(pair: Pai
     assert isinstance(waiter.value, gevent.GreenletExit)
 
 
+def test_who_is_interrupted_and_whose_transport_is_closed_then_is_woken_once(pair: Pair) -> None:
+    ours, _ = pair
+    go_on = Event()
+
+    def wait() -> str:
+        with pytest.raises(InterruptionError):
+            ours.wait_readable()
+        go_on.wait()  # whoever switches here by mistake makes this an error
+        return "went on"
+
+    waiter = waiting(wait)
+    waiter.kill(InterruptionError, block=False)
+    ours.close()
+    for _ in range(3):
+        gevent.sleep(0)
+    assert not waiter.ready()
+    go_on.set()
+    assert finish(waiter) == "went on"
+
+
 # The contract: what runs in the loop
 
 

@@ -43,6 +43,8 @@ class Kernel:
         self.sends: list[bytes] = []  # what each call took
         self.refused = 0  # calls that took nothing
         self.visits = 0
+        self.scheduled = 0  # callbacks that are to run in the loop
+        self.before_next_send: Callable[[], object] | None = None
         self.drained = False
         self.failure: OSError | None = None
         self.closed = False
@@ -88,6 +90,9 @@ class Kernel:
     # What a writer asks of it
 
     def send(self, data: bytes | memoryview) -> int:
+        before, self.before_next_send = self.before_next_send, None
+        if before is not None:
+            before()
         if self.error is not None:
             self.failure = self.failure or self.error
             raise self.error
@@ -113,6 +118,7 @@ class Kernel:
         self.make_room(0)  # it is called at once if there is room
 
     def run_in_loop(self, callback: Callable[[], None]) -> None:
+        self.scheduled += 1
         gevent.get_hub().loop.run_callback(callback)
 
     def yield_to_loop(self) -> None:
@@ -219,6 +225,7 @@ def test_what_is_sent_while_input_waits_is_queued_and_leaves_in_one_call_before_
     for number in range(100):
         writer.send(b"%d," % number, NO_LIMIT, True)
     assert kernel.sends == []
+    assert kernel.scheduled == 1
     writer.flush_before_wait()
     assert kernel.sends == [b"".join(b"%d," % number for number in range(100))]
 
@@ -475,6 +482,18 @@ def test_a_timeout_before_a_byte_went_breaks_nothing() -> None:
     kernel.make_room(100)
     writer.send(b"next", NO_LIMIT, False)
     assert kernel.sent == b"next"
+
+
+@pytest.mark.parametrize("queued", [b"", b"queued,"])
+def test_room_that_nobody_told_of_wins_over_the_timeout(queued: bytes) -> None:
+    writer, kernel = made(room=4)
+    if queued:
+        writer.send(queued, NO_LIMIT, True)
+    sender = waiting(writer.send, b"x" * QUEUE_LIMIT, SOON, False)
+    kernel.room = 10**6
+    finish(sender)
+    assert kernel.sent == queued + b"x" * QUEUE_LIMIT
+    writer.send(b"next", NO_LIMIT, False)
 
 
 def test_a_timeout_of_0_is_one_try() -> None:
@@ -743,6 +762,20 @@ def test_who_gives_up_waiting_to_send_is_in_nobodys_way() -> None:
     kernel.make_room(100)
     finish(first)
     finish(last)
+    assert kernel.sent == b"<first><last>"
+
+
+def test_who_is_killed_when_its_turn_has_just_come_hands_it_on() -> None:
+    writer, kernel = made(room=2, coalesce=False)
+    first = waiting_send(writer, b"<first>")
+    killed = waiting_send(writer, b"<killed>")
+    last = waiting_send(writer, b"<last>")
+    # The kill comes behind the hand-over, but before `killed` runs.
+    kernel.before_next_send = lambda: killed.kill(block=False)
+    kernel.make_room(100)
+    finish(first)
+    finish(last)
+    assert isinstance(killed.value, gevent.GreenletExit)
     assert kernel.sent == b"<first><last>"
 
 
