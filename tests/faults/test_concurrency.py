@@ -541,6 +541,27 @@ def test_d11_a_reader_that_lets_others_run_is_still_the_one_who_reads() -> None:
         assert b"".join(taken) == stream
 
 
+def test_d11_lines_split_ahead_are_not_handed_out_past_a_reader_that_lets_others_run() -> None:
+    with connection() as (ours, peer):
+        count = 3000
+        peer.sendall(b"".join(b"%07d\n" % number for number in range(count)))
+        refused = 0
+        lines = ours.lines()
+        for number in range(count):
+            if number % 100:
+                assert next(lines) == b"%07d" % number
+                continue
+            reader = gevent.spawn(ours.recv, 8)
+            gevent.sleep(0)
+            if not reader.ready():
+                with pytest.raises(gnet.BusyError):
+                    next(lines)
+                refused += 1
+                lines = ours.lines()
+            assert reader.get(timeout=GUARD / 1000) == b"%07d\n" % number
+        assert refused > 0
+
+
 def test_d11_a_reader_whose_call_has_ended_is_in_nobodys_way() -> None:
     with connection() as (ours, peer):
         with pytest.raises(gnet.TimeoutError):
