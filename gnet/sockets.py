@@ -416,7 +416,7 @@ class Socket(DataSocket):
 
         Greenlets that wait in it get `ClosedError` at once. Bytes that `send` took and the kernel
         has not are waited for; if that takes too long, or a message was cut, the peer sees a reset
-        instead of an orderly end.
+        instead of an orderly end (on TCP; Unix sockets know none).
 
         Args:
             flags: as in Nim; a plain socket closes without errors in any case.
