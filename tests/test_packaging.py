@@ -122,7 +122,8 @@ def test_the_metadata_says_what_the_project_says(built: Built) -> None:
     assert built.metadata["Version"] == __version__
     assert built.metadata["Requires-Python"] == ">=3.11"
     assert built.metadata["License-Expression"] == "MIT"
-    assert built.metadata.get_payload() == (ROOT / "README.md").read_text()
+    payload = built.metadata.get_payload(decode=True)  # bytes: what is not ASCII comes as 8 bits
+    assert payload == (ROOT / "README.md").read_bytes()
 
 
 def test_the_run_time_needs_four_packages_each_with_a_lower_bound_only(built: Built) -> None:
