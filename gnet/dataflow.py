@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gnet.reading import StreamReader
-    from gnet.tls.transport import TlsTransport
     from gnet.transports import PlainTransport
 
 __all__ = ["DataSocket", "is_safe"]
@@ -59,7 +58,7 @@ class DataSocket(SocketHandle):
 
     def __init__(
         self,
-        transport: PlainTransport | TlsTransport,
+        transport: PlainTransport,
         reader: StreamReader | DatagramReader,
         writer: StreamWriter | DatagramWriter,
     ) -> None:
@@ -273,7 +272,7 @@ class DataSocket(SocketHandle):
 
     def has_data_buffered(self) -> bool:
         """Whether a read would find bytes without asking the kernel. Nim's hasDataBuffered."""
-        return self._reader.has_data() or self._transport.pending > 0
+        return self._reader.has_data()
 
     def recv_from(
         self,

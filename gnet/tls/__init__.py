@@ -1,1 +1,0 @@
-"""TLS on pyOpenSSL: contexts, trust, and the transport that stands in for the plain one."""
