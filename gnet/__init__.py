@@ -28,7 +28,9 @@ from gnet.errors import (
     BusyError,
     ClosedError,
     IncompleteReadError,
+    InsecureWarning,
     LineTooLongError,
+    SslError,
     TimeoutError,
     is_disconnection_error,
 )
@@ -56,8 +58,16 @@ from gnet.options import (
     ReadLineResult,
     SOBool,
     SocketFlag,
+    SslAcceptResult,
+    SslCVerifyMode,
+    SslHandshakeType,
+    SslProtVersion,
 )
 from gnet.sockets import Socket, new_socket
+from gnet.tls.certificates import Certificate, get_peer_certificates
+from gnet.tls.contexts import CIPHERS_INTERMEDIATE, SslContext, get_ssl_context_extra_data_index, new_context
+from gnet.tls.failures import raise_ssl_error
+from gnet.tls.psk import SslClientGetPskFunc, SslServerGetPskFunc
 
 __all__ = [
     "AF_INET",
@@ -65,6 +75,7 @@ __all__ = [
     "AF_UNIX",
     "AF_UNSPEC",
     "BUFFER_SIZE",
+    "CIPHERS_INTERMEDIATE",
     "IPPROTO_ICMP",
     "IPPROTO_ICMPV6",
     "IPPROTO_IP",
@@ -80,8 +91,10 @@ __all__ = [
     "SOMAXCONN",
     "BrokenSendError",
     "BusyError",
+    "Certificate",
     "ClosedError",
     "IncompleteReadError",
+    "InsecureWarning",
     "IpAddress",
     "IpAddressFamily",
     "LineTooLongError",
@@ -90,12 +103,22 @@ __all__ = [
     "SOBool",
     "Socket",
     "SocketFlag",
+    "SslAcceptResult",
+    "SslCVerifyMode",
+    "SslClientGetPskFunc",
+    "SslContext",
+    "SslError",
+    "SslHandshakeType",
+    "SslProtVersion",
+    "SslServerGetPskFunc",
     "TimeoutError",
     "__version__",
     "deadline",
     "dial",
     "from_sock_addr",
+    "get_peer_certificates",
     "get_primary_ip_addr",
+    "get_ssl_context_extra_data_index",
     "ip_family",
     "ipv4_any",
     "ipv4_broadcast",
@@ -104,7 +127,9 @@ __all__ = [
     "ipv6_loopback",
     "is_disconnection_error",
     "is_ip_address",
+    "new_context",
     "new_socket",
     "parse_ip_address",
+    "raise_ssl_error",
     "to_sock_addr",
 ]

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gnet.reading import StreamReader
+    from gnet.tls.transport import TlsTransport
     from gnet.transports import PlainTransport
 
 __all__ = ["DataSocket", "is_safe"]
@@ -58,7 +59,7 @@ class DataSocket(SocketHandle):
 
     def __init__(
         self,
-        transport: PlainTransport,
+        transport: PlainTransport | TlsTransport,
         reader: StreamReader | DatagramReader,
         writer: StreamWriter | DatagramWriter,
     ) -> None:
@@ -272,7 +273,7 @@ class DataSocket(SocketHandle):
 
     def has_data_buffered(self) -> bool:
         """Whether a read would find bytes without asking the kernel. Nim's hasDataBuffered."""
-        return self._reader.has_data()
+        return self._reader.has_data() or self._transport.pending > 0
 
     def recv_from(
         self,

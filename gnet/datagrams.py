@@ -18,7 +18,7 @@ from gnet.options import SocketFlag
 from gnet.turns import Turns
 
 if TYPE_CHECKING:
-    from gnet.transports import PlainTransport
+    from gnet.transports import PlainTransport, Transport
 
 __all__ = ["DatagramReader", "DatagramWriter"]
 
@@ -82,6 +82,9 @@ class DatagramReader:
         """False: datagrams are not buffered."""
         return False
 
+    def use(self, transport: Transport) -> None:
+        """Datagram sockets keep the transport they have."""
+
     def restart(self) -> None:
         """There is no stream to begin."""
 
@@ -143,6 +146,9 @@ class DatagramWriter:
         self._transport.check_thread()
         if self._transport.closed:
             raise closed_error(operation)
+
+    def use(self, transport: Transport) -> None:
+        """Datagram sockets keep the transport they have."""
 
     def shut(self) -> None:
         """Nothing to note: the kernel refuses what comes after a shutdown."""

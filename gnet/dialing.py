@@ -32,8 +32,10 @@ from gnet.options import (
     SOCK_RAW,
     SOCK_STREAM,
     Port,
+    SslHandshakeType,
 )
 from gnet.sockets import Socket
+from gnet.tls.contexts import SslContext
 from gnet.transports import PlainTransport
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def dial(
     buffered: bool = True,
     timeout: Timeout = None,
     *,
+    ssl_context: SslContext | None = None,
     source: tuple[str, int] | None = None,
 ) -> Socket:
     """Connect to a host: look it up, try its addresses, give a connected socket.
@@ -66,6 +69,7 @@ def dial(
         protocol: IPPROTO_TCP for a stream, IPPROTO_UDP for a connected datagram socket.
         buffered: read ahead (streams).
         timeout: milliseconds or `timedelta` for all of it; -1 or `None`: no limit.
+        ssl_context: speak TLS; the peer's certificate must be for `address`.
         source: the address (an IP literal) and port to connect from; port 0: any. Only addresses
             of its family are tried.
     Raises:
@@ -73,6 +77,7 @@ def dial(
         socket.gaierror: no such host; an OSError.
         OSError: no address could be connected. The message names each with its reason, the class
             is that of the last; with several, the cause is an ExceptionGroup of them.
+        SslError: TLS failed, or the peer is not who it should be.
         TimeoutError: names the phase.
 
     Whatever it raises, and whatever interrupts it, no descriptor is left. Nim's dial, which tries
@@ -80,6 +85,12 @@ def dial(
     """
     limit = to_milliseconds(timeout)
     number = Port(port)
+    if ssl_context is not None:
+        if not isinstance(ssl_context, SslContext):
+            raise TypeError(f"dial: ssl_context: expected an SslContext, got {type(ssl_context).__name__}")
+        if protocol != IPPROTO_TCP:
+            raise ValueError("dial: ssl_context needs protocol IPPROTO_TCP")
+        ssl_context.check_client_host(address)
     if check_c_int(protocol, "dial: protocol") < 0:
         raise ValueError(f"dial: protocol: expected at least 0, got {protocol}")
     kind = _kind_of(protocol)
@@ -94,17 +105,36 @@ def dial(
         except _stdlib_socket.gaierror as error:
             raise_named(error, where)
         winner = attempts.run(interleave(infos), deadline)
+        if ssl_context is not None:
+            return _over_tls(winner, ssl_context, host, buffered, deadline)
     except gevent.Timeout as expired:
         if not deadline.owns(expired):
             raise
         late = attempts.finished()  # what is connected already wins over time
         if late is None:
             raise deadline.error(f"{where} ({attempts.phase()})") from None
+        if ssl_context is not None:  # connected, but there is no time for the handshake
+            late.close()
+            raise deadline.error(f"{where} (TLS handshake)") from None
         winner = late
     finally:
         deadline.close()
         attempts.close()
     return Socket.from_transport(winner, buffered=buffered)
+
+
+def _over_tls(
+    plain: PlainTransport, context: SslContext, host: str, buffered: bool, deadline: Deadline
+) -> Socket:
+    """Make the TLS socket of a connection, handshake included; on failure nothing is left."""
+    try:
+        tls = context.wrap_transport(plain, SslHandshakeType.AS_CLIENT, host)
+    except BaseException:
+        plain.close()
+        raise
+    socket = Socket.from_transport(tls, buffered=buffered)
+    socket.finish_handshake(deadline, "dial", close=True)
+    return socket
 
 
 def interleave(infos: Iterable[AddressInfo]) -> list[AddressInfo]:

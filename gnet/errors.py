@@ -22,7 +22,9 @@ __all__ = [
     "BusyError",
     "ClosedError",
     "IncompleteReadError",
+    "InsecureWarning",
     "LineTooLongError",
+    "SslError",
     "TimeoutError",
     "is_disconnection_error",
 ]
@@ -105,6 +107,38 @@ class LineTooLongError(OSError):
         self.limit = limit
 
 
+class SslError(OSError):
+    """TLS failed: the handshake, a certificate, a record, or the end of the stream (truncation).
+
+    Attributes:
+        reason: OpenSSL's short text, e.g. `certificate verify failed`, or `""`.
+        library: the part of OpenSSL it is from, or `""`.
+        verify_code: the number of the certificate problem (X509_V_ERR_…), 0 if that was not it.
+        verify_message: its text, or `""`.
+
+    Nim's SslError, which another error often masks.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reason: str = "",
+        library: str = "",
+        verify_code: int = 0,
+        verify_message: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.library = library
+        self.verify_code = verify_code
+        self.verify_message = verify_message
+
+
+class InsecureWarning(UserWarning):
+    """A TLS client handshake without any check of who the peer is (`SslCVerifyMode.NONE`)."""
+
+
 def is_disconnection_error(flags: SocketFlag, error: int | OSError) -> bool:
     """Tell whether `error` only says that the peer is gone and `flags` ask to treat that as an end.
 
@@ -148,6 +182,19 @@ def raise_named(error: OSError, operation: str) -> NoReturn:
         del error, named  # an exception that its own traceback's frames hold is not freed at once
 
 
+def fresh_ssl_error(error: SslError, prefix: str = "") -> SslError:
+    """Give a copy without traceback, to be kept: a traceback holds what raised, and so makes cycles."""
+    fresh = SslError(
+        f"{prefix}{error}",
+        reason=error.reason,
+        library=error.library,
+        verify_code=error.verify_code,
+        verify_message=error.verify_message,
+    )
+    fresh.__cause__ = error.__cause__
+    return fresh
+
+
 def named_error(error: OSError, operation: str) -> OSError:
     """Give an error like `error` whose message begins with the operation and the peer.
 
@@ -156,6 +203,8 @@ def named_error(error: OSError, operation: str) -> OSError:
     Args:
         operation: what failed and with whom, e.g. `recv from 127.0.0.1:80`.
     """
+    if isinstance(error, SslError):
+        return fresh_ssl_error(error, f"{operation}: ")
     if error.errno is None:  # one of gnet's own, or somebody's plain OSError("text")
         return error
     if isinstance(error, _stdlib_socket.gaierror):

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, overload
 from gnet.addresses import describe_sock_addr, sock_addr_text
 from gnet.checks import check_c_int
 from gnet.deadlines import Timeout, to_milliseconds
-from gnet.errors import closed_error, is_disconnection_error, raise_named
+from gnet.errors import SslError, closed_error, is_disconnection_error, raise_named
 from gnet.options import AF_INET, AF_INET6, SOCK_STREAM, SOBool, SocketFlag
+from gnet.tls.certificates import get_peer_certificates
+from gnet.tls.transport import TlsTransport
 
 if TYPE_CHECKING:
+    from OpenSSL import SSL
+
+    from gnet.tls.certificates import Certificate
     from gnet.transports import PlainTransport
 
 __all__ = ["SocketHandle"]
@@ -33,8 +38,8 @@ class SocketHandle:
 
     __slots__ = ("_timeout", "_transport")
 
-    def __init__(self, transport: PlainTransport) -> None:
-        self._transport = transport
+    def __init__(self, transport: PlainTransport | TlsTransport) -> None:
+        self._transport: PlainTransport | TlsTransport = transport
         self._timeout: float = -1
 
     # ------------------------------------------------------------------ identity
@@ -66,7 +71,7 @@ class SocketHandle:
 
     def is_ssl(self) -> bool:
         """Whether this is a TLS socket. Nim's isSsl."""
-        return False
+        return self._transport.is_tls
 
     def __repr__(self) -> str:
         transport = self._transport
@@ -218,6 +223,69 @@ class SocketHandle:
             self._raw("set_user_timeout").setsockopt(_socket.IPPROTO_TCP, option, ceil(milliseconds))
         except OSError as error:
             raise_named(error, "set_user_timeout")
+
+    # ------------------------------------------------------------------ TLS
+
+    def got_handshake(self) -> bool:
+        """Whether the TLS handshake is complete.
+
+        Raises:
+            SslError: not a TLS socket. Nim's gotHandshake, which is true before it, too.
+        """
+        return self._tls("got_handshake").has_handshake
+
+    @property
+    def ssl_handle(self) -> SSL.Connection:
+        """The pyOpenSSL connection (with memory BIOs: its own reads and writes reach no peer).
+
+        Raises:
+            SslError: not a TLS socket, or not connected yet. Nim's sslHandle.
+        """
+        return self._connection("ssl_handle")
+
+    @property
+    def alpn_protocol(self) -> str | None:
+        """The application protocol agreed on, `None` if there is none (yet).
+
+        Raises:
+            SslError: not a TLS socket.
+        """
+        name = self._connection("alpn_protocol").get_alpn_proto_negotiated()
+        return name.decode("ascii", "backslashreplace") if name else None
+
+    def get_peer_certificates(self) -> list[Certificate]:
+        """Give the peer's verified chain, leaf first, the trust anchor included, as DER.
+
+        Returns:
+            `[]` before the handshake, without a peer's certificate and where nothing was verified.
+        Raises:
+            SslError: not a TLS socket. Nim's getPeerCertificates.
+        """
+        connection = self._connection("get_peer_certificates")
+        return get_peer_certificates(connection) or self._tls("get_peer_certificates").session.chain
+
+    def get_psk_identity(self) -> str:
+        """Give the identity of the pre-shared key in use, `""` if there is none.
+
+        Raises:
+            SslError: not a TLS socket. Nim's getPskIdentity.
+        """
+        self._connection("get_psk_identity")
+        psk = self._tls("get_psk_identity").session.psk
+        return psk.identity if psk is not None else ""
+
+    def _tls(self, what: str) -> TlsTransport:
+        """Give the TLS transport, if there is one."""
+        transport: Any = self._transport
+        if not transport.is_tls:
+            raise SslError(f"{what}: not an SSL socket")
+        return transport  # type: ignore[no-any-return]  # a plain one was refused
+
+    def _connection(self, what: str) -> SSL.Connection:
+        transport = self._tls(what)
+        if not isinstance(transport, TlsTransport):
+            raise SslError(f"{what}: the TLS socket is not connected yet")
+        return transport.connection
 
     # ------------------------------------------------------------------ errors
 

@@ -33,6 +33,10 @@ __all__ = [
     "ReadLineResult",
     "SOBool",
     "SocketFlag",
+    "SslAcceptResult",
+    "SslCVerifyMode",
+    "SslHandshakeType",
+    "SslProtVersion",
 ]
 
 # Nim's Domain, SockType and Protocol are the stdlib's enums (a protocol is a plain int there).
@@ -103,6 +107,38 @@ class SOBool(enum.Enum):
         """The level this option belongs to: IPPROTO_TCP or SOL_SOCKET."""
         tcp = self.value.startswith("TCP_")
         return int(_stdlib_socket.IPPROTO_TCP if tcp else _stdlib_socket.SOL_SOCKET)
+
+
+class SslCVerifyMode(enum.Enum):
+    """Whom TLS peers are trusted by; Nim's SslCVerifyMode. See `new_context`."""
+
+    NONE = 0
+    PEER = 1
+    PEER_USE_ENV_VARS = 2
+
+
+class SslProtVersion(enum.Enum):
+    """Protocol versions by their old names; Nim's SslProtVersion. `SSLV23`: whatever is sound."""
+
+    SSLV2 = 0
+    SSLV3 = 1
+    TLSV1 = 2
+    SSLV23 = 3
+
+
+class SslAcceptResult(enum.Enum):
+    """What `Socket.try_accept` found; Nim's SslAcceptResult."""
+
+    NO_CLIENT = 0
+    NO_HANDSHAKE = 1
+    SUCCESS = 2
+
+
+class SslHandshakeType(enum.Enum):
+    """The part that this side takes in a handshake; Nim's SslHandshakeType."""
+
+    AS_CLIENT = 0
+    AS_SERVER = 1
 
 
 class ReadLineResult(enum.Enum):

@@ -239,6 +239,10 @@ class StreamReader:
 
     # ------------------------------------------------------------------ state
 
+    def use(self, transport: Transport) -> None:
+        """Read from another transport from now on."""
+        self._transport = transport
+
     def restart(self) -> None:
         """Begin a new stream: the socket was just connected, and an earlier read met no connection."""
         self._buffer.eof = False

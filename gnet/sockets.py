@@ -24,7 +24,8 @@ from gnet.checks import check_c_int, check_int
 from gnet.dataflow import DataSocket, is_safe
 from gnet.datagrams import DatagramReader, DatagramWriter
 from gnet.deadlines import NO_DEADLINE, NO_LIMIT, Deadline, Timeout, to_milliseconds
-from gnet.errors import BusyError, closed_error, raise_named
+from gnet.errors import BusyError, SslError, closed_error, raise_named
+from gnet.names import check_host
 from gnet.options import (
     AF_INET,
     AF_INET6,
@@ -42,7 +43,10 @@ from gnet.turns import Turns
 from gnet.writing import StreamWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+
+    from gnet.tls.transport import TlsTransport, UnconnectedTls
 
 __all__ = ["Socket", "new_socket"]
 
@@ -110,7 +114,7 @@ class Socket(DataSocket):
         """
         self._setup(PlainTransport(raw, peer), buffered)
 
-    def _setup(self, transport: PlainTransport, buffered: bool) -> None:
+    def _setup(self, transport: PlainTransport | TlsTransport, buffered: bool) -> None:
         self._turns: Turns | None = None  # of those that wait in accept
         kind = transport.socket.type
         self._connecting = False
@@ -121,13 +125,17 @@ class Socket(DataSocket):
             reader = (StreamReader if buffered else UnbufferedReader)(transport, writer)
             super().__init__(transport, reader, writer)
         else:
+            assert isinstance(transport, PlainTransport)
             super().__init__(transport, DatagramReader(transport), DatagramWriter(transport))
 
     @classmethod
-    def from_transport(cls, transport: PlainTransport, *, buffered: bool = True) -> Self:
-        """Make a socket around a transport (`dial` does)."""
+    def from_transport(
+        cls, transport: PlainTransport | TlsTransport, *, buffered: bool = True, no_delay: bool = True
+    ) -> Self:
+        """Make a socket around a transport (`dial` and `accept` do)."""
         socket = cls.__new__(cls)
-        _prepared(transport.socket)
+        if no_delay:
+            _prepared(transport.socket)
         socket._setup(transport, buffered)
         return socket
 
@@ -238,7 +246,7 @@ class Socket(DataSocket):
         if turns is None:
             turns = self._turns = Turns(transport, transport.wait_readable)
 
-        def attempt() -> tuple[_socket.socket, Any] | None:
+        def attempt() -> tuple[PlainTransport | TlsTransport, Any] | None:
             try:
                 return transport.accept()
             except OSError as error:
@@ -248,14 +256,12 @@ class Socket(DataSocket):
 
         deadline = NO_DEADLINE if limit == NO_LIMIT else Deadline(limit)
         try:
-            raw, peer = turns.take(attempt, deadline, "accept")
+            accepted, peer = turns.take(attempt, deadline, "accept")
         finally:
             deadline.close()
         if inheritable:
-            os.set_inheritable(raw.fileno(), True)
-        if not _INHERITS_NO_DELAY:
-            _prepared(raw)
-        client = Socket(raw, buffered=self._buffered, peer=peer)
+            os.set_inheritable(accepted.socket.fileno(), True)
+        client = Socket.from_transport(accepted, buffered=self._buffered, no_delay=not _INHERITS_NO_DELAY)
         client.coalesce = True
         return client, sock_addr_text(peer)
 
@@ -293,10 +299,14 @@ class Socket(DataSocket):
             raise ValueError("connect: needs an AF_INET or AF_INET6 socket; a Unix one has connect_unix")
         deadline = Deadline(limit)
         try:
+            address = check_host(address, "connect")
+            self._transport.check_host(address)
             targets = self._look_up(address, number, "connect", deadline)
             for target in targets:
                 code = self._connect_to(target, deadline, "connect")
                 if not code:
+                    self._use(self._transport.established(address))
+                    self.finish_handshake(deadline, "connect", close=True)
                     return
         finally:
             deadline.close()
@@ -315,6 +325,8 @@ class Socket(DataSocket):
         """
         limit = self._timeout if timeout is None else to_milliseconds(timeout)
         target = self._unix_path(path, "connect_unix")
+        if self._transport.is_tls:
+            raise ValueError("connect_unix: a TLS client has no name to verify; use wrap_connected_socket")
         deadline = Deadline(limit)
         try:
             code = self._connect_to(target, deadline, "connect_unix")
@@ -387,6 +399,99 @@ class Socket(DataSocket):
             raise ValueError(f"{operation}: the path {name!r} has a NUL in it")
         return name
 
+    # ------------------------------------------------------------------ TLS
+
+    def become_tls(
+        self, make: Callable[[PlainTransport], TlsTransport | UnconnectedTls], *, connected: bool
+    ) -> None:
+        """Have another transport made over this socket's, and use it (`SslContext` does).
+
+        Raises:
+            TypeError: it speaks TLS already. ValueError: a datagram socket; not connected, or
+                connected, where it should be the other. SslError: bytes had arrived in clear.
+        """
+        raw = self._raw("wrap")
+        transport = self._transport
+        if not isinstance(transport, PlainTransport):
+            raise TypeError("wrap: the socket speaks TLS already")
+        if raw.type != SOCK_STREAM:
+            raise ValueError("wrap: needs a stream socket")
+        if connected and _peer_of(raw) is None:
+            raise ValueError("wrap_connected_socket: the socket is not connected; use wrap_socket")
+        if not connected and _peer_of(raw) is not None:
+            raise ValueError("wrap_socket: the socket is connected; use wrap_connected_socket")
+        if self._reader.has_data():
+            raise SslError(
+                f"wrap_connected_socket: bytes from {transport.describe()} had arrived in clear before the "
+                "handshake; who sent them is not known (STARTTLS injection)",
+                reason="data in clear",
+            )
+        if connected:
+            self._writer.flush(self._timeout, "wrap_connected_socket")  # in clear, as it was sent
+        self._use(make(transport))
+
+    def do_handshake(self, timeout: Timeout = None) -> None:
+        """Make the TLS handshake now, and not with the first read or write. Idempotent.
+
+        Raises:
+            SslError: it failed; or this is no TLS socket. TimeoutError: it can be gone on with.
+            ClosedError.
+        """
+        limit = self._timeout if timeout is None else to_milliseconds(timeout)
+        self._raw("do_handshake")
+        self._connection("do_handshake")
+        deadline = Deadline(limit)
+        try:
+            self.finish_handshake(deadline, "do_handshake", close=False)
+        finally:
+            deadline.close()
+
+    def finish_handshake(self, deadline: Deadline, operation: str, *, close: bool) -> None:
+        """Make the handshake, if the transport has one (`connect` and `dial` do).
+
+        Args:
+            close: give up the socket if this is cut short or fails.
+        """
+        transport = self._transport
+        where = f"{operation} to {transport.describe()}"
+        try:
+            while not transport.handshake():
+                deadline.arm()
+                transport.wait_readable()
+                if transport.closed:
+                    raise closed_error(operation)
+        except gevent.Timeout as expired:
+            mine = deadline.owns(expired)
+            try:
+                if mine and not transport.closed and transport.handshake():
+                    return  # what it needed was there by then
+            except SslError as error:
+                if close:
+                    self.close(timeout=0)
+                raise_named(error, where)
+            if close:
+                self.close(timeout=0)
+            if not mine:
+                raise
+            raise deadline.error(f"{where} (TLS handshake)") from None
+        except SslError as error:
+            if close:
+                self.close(timeout=0)
+            raise_named(error, where)
+        except BaseException:
+            if close:
+                self.close(timeout=0)
+            raise
+
+    def _use(self, transport: PlainTransport | TlsTransport | UnconnectedTls) -> None:
+        """Use another transport from now on."""
+        if transport is self._transport:
+            return
+        self._transport = transport  # type: ignore[assignment]  # it offers the same
+        self._turns = None
+        self._reader.use(transport)
+        self._writer.use(transport)
+
     # ------------------------------------------------------------------ ending
 
     def shutdown(self, how: int) -> None:
@@ -401,11 +506,11 @@ class Socket(DataSocket):
         ways = (_stdlib_socket.SHUT_RD, _stdlib_socket.SHUT_WR, _stdlib_socket.SHUT_RDWR)
         if how not in ways:
             raise ValueError(f"shutdown: expected SHUT_RD, SHUT_WR or SHUT_RDWR, got {how!r}")
-        raw = self._raw("shutdown")
+        self._raw("shutdown")
         if how != _stdlib_socket.SHUT_RD:
             self._writer.flush(self._timeout, "shutdown")
         try:
-            raw.shutdown(how)
+            self._transport.shutdown(how)
         except OSError as error:
             raise_named(error, f"shutdown of {self._transport.describe()}")
         if how != _stdlib_socket.SHUT_RD:
@@ -449,9 +554,10 @@ class Socket(DataSocket):
         self._raw("detach")
         if self._reader.has_data() or self._writer.unsent:
             raise ValueError("detach: bytes are buffered; read or flush them first")
+        descriptor = self._transport.detach()
         self._reader.close()
         self._writer.close(0)
-        return self._transport.detach()
+        return descriptor
 
     def __reduce__(self) -> NoReturn:
         # copy and pickle would make a second owner of the descriptor.

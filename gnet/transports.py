@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from gevent.hub import Hub
     from greenlet import greenlet
 
+    from gnet.deadlines import Deadline
+
 __all__ = ["READ", "WRITE", "PlainTransport", "Readiness", "Transport", "get_ident", "yield_to_loop"]
 
 READ: Final = 1  # the event masks of gevent's loop
@@ -50,6 +52,11 @@ class Transport(Protocol):
     failure: OSError | None
     """The first fatal error that any operation met."""
     closed: bool
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that `send` took and the kernel has not: they follow by themselves."""
+        ...
 
     def receive(self, size: int) -> bytes | None:
         """Receive up to `size` bytes; `b""` at the end of the stream, `None` if nothing is there."""
@@ -89,6 +96,10 @@ class Transport(Protocol):
 
     def in_hub(self) -> bool:
         """Whether the caller is the hub itself, which can not wait."""
+        ...
+
+    def finish(self, deadline: Deadline) -> None:
+        """Say goodbye before closing, waiting up to `deadline`."""
         ...
 
     def describe(self) -> str:
@@ -162,6 +173,11 @@ class Readiness:
             self._started = True
         watcher.ref = callback is not None or self._greenlet is not None
 
+    def wake(self) -> None:
+        """Have who waits look again."""
+        if self._greenlet is not None:
+            self._hub.loop.run_callback(self._wake, self._greenlet)
+
     def close(self) -> None:
         """Stop for good; wake who waits. To be called in the same step that gives up the descriptor."""
         watcher = self._watcher
@@ -195,6 +211,11 @@ class PlainTransport:
 
     The socket is the C type of the stdlib: the same in a patched process and a plain one.
     """
+
+    is_tls: Final = False
+    has_handshake: Final = False
+    unsent: Final = 0
+    pending: Final = 0
 
     __slots__ = (
         "_connecting",
@@ -300,6 +321,11 @@ class PlainTransport:
         if readiness is not None:
             readiness.wait()
 
+    def wake_reader(self) -> None:
+        """Have who waits for input look again: it came in some other way than from the kernel."""
+        if self._readable is not None:
+            self._readable.wake()
+
     def call_when_writable(self, callback: Callable[[], None] | None) -> None:
         """Have `callback` called in the hub while the descriptor is writable; `None`: no longer."""
         if callback is None and self._writable is None:
@@ -320,8 +346,8 @@ class PlainTransport:
 
     # ------------------------------------------------------------------ connections
 
-    def accept(self) -> tuple[_socket.socket, Any] | None:
-        """Accept one connection: its socket and the peer's socket address; `None` if there is none."""
+    def accept(self) -> tuple[PlainTransport, Any] | None:
+        """Accept one connection: its transport and the peer's socket address; `None` if there is none."""
         if get_ident() != self._thread:
             raise self._wrong_thread()
         socket = self.socket
@@ -330,7 +356,26 @@ class PlainTransport:
             fd, peer = socket._accept()  # type: ignore[attr-defined]  # not in the stubs
         except BlockingIOError:
             return None
-        return _socket.socket(socket.family, socket.type, socket.proto, fileno=fd), peer
+        raw = _socket.socket(socket.family, socket.type, socket.proto, fileno=fd)
+        return PlainTransport(raw, peer), peer
+
+    def established(self, host: str) -> PlainTransport:
+        """Give the transport of a connection that was just made: this one."""
+        return self
+
+    def check_host(self, host: str) -> None:
+        """Without TLS nobody is verified."""
+
+    def handshake(self) -> bool:
+        """Without TLS there is none to make: True."""
+        return True
+
+    def shutdown(self, how: int) -> None:
+        """End one direction or both."""
+        self.socket.shutdown(how)
+
+    def finish(self, deadline: Deadline) -> None:
+        """Say goodbye before closing: nothing to say without TLS."""
 
     def connect(self, sockaddr: Any) -> int:
         """Begin or continue to connect; give 0 if that is done, or else an errno number.

@@ -160,7 +160,7 @@ class StreamWriter:
             except OSError as error:
                 raise self._send_error(error, "send", 0, size) from error
             self._since_visit += sent
-            if sent < size:
+            if sent < size or transport.unsent:
                 self._send_waiting(data, sent, timeout)
 
     def try_send(self, data: bytes | memoryview, input_waits: bool) -> bool:
@@ -197,7 +197,7 @@ class StreamWriter:
             if self._state is _State.SHUT:
                 return
             raise self._state_error(operation)
-        if self.queue.size or (self._turn is not None and self._turn.held):
+        if self.queue.size or self._transport.unsent or (self._turn is not None and self._turn.held):
             self._send_waiting(b"", 0, timeout, operation)
 
     def flush_before_wait(self) -> None:
@@ -212,7 +212,11 @@ class StreamWriter:
     @property
     def unsent(self) -> int:
         """Bytes that a send took and the kernel has not."""
-        return self.queue.size
+        return self.queue.size + self._transport.unsent
+
+    def use(self, transport: Transport) -> None:
+        """Write to another transport from now on."""
+        self._transport = transport
 
     def close(self, timeout: float) -> bool:
         """Refuse further sends and give the kernel what is queued, waiting up to `timeout`.
@@ -231,7 +235,7 @@ class StreamWriter:
         transport = self._transport
         deadline = Deadline(timeout)
         try:
-            while whole and queue.size:
+            while whole and (queue.size or transport.unsent):
                 try:
                     sent = transport.send(queue.joined())
                 except OSError:
@@ -242,6 +246,8 @@ class StreamWriter:
                         return False
                     deadline.arm()
                     transport.wait_writable()
+            if whole:
+                transport.finish(deadline)
         except gevent.Timeout as expired:
             if not deadline.owns(expired):
                 raise
@@ -279,11 +285,14 @@ class StreamWriter:
                 count = self._wait_and_send(rest, deadline, operation)
                 sent += count
                 rest = rest[count:]
+            while transport.unsent:
+                self._wait(deadline, operation)
+                self._give(b"")
         except BaseException as error:
             expired = isinstance(error, gevent.Timeout) and deadline.owns(error)
             if expired and mine and not transport.closed:
                 sent += self._last_try(memoryview(data)[sent:])
-                if sent == len(data) and not self.queue.size:
+                if sent == len(data) and not self.queue.size and not transport.unsent:
                     return
             if 0 < sent < len(data):
                 self._cut(sent)
@@ -318,19 +327,23 @@ class StreamWriter:
             self._since_visit = 0
             transport.yield_to_loop()
             self._check_open(operation)
-        while True:
-            try:
-                count = transport.send(data)
-            except OSError as error:
-                raise _RefusedError(error) from None
-            if count:
-                break
-            deadline.arm()
-            transport.wait_writable()
-            self._since_visit = 0
-            self._check_open(operation)
+        while not (count := self._give(data)):
+            self._wait(deadline, operation)
         self._since_visit += count
         return count
+
+    def _give(self, data: bytes | memoryview) -> int:
+        """Give the transport the start of `data`; its errors come as `_RefusedError`."""
+        try:
+            return self._transport.send(data)
+        except OSError as error:
+            raise _RefusedError(error) from None
+
+    def _wait(self, deadline: Deadline, operation: str) -> None:
+        deadline.arm()
+        self._transport.wait_writable()
+        self._since_visit = 0
+        self._check_open(operation)
 
     def _last_try(self, rest: memoryview) -> int:
         """After the deadline: send what the kernel takes now. Room that is there wins over time."""
@@ -399,7 +412,7 @@ class StreamWriter:
         peer = f"{operation} to {self._transport.describe()}"
         if self._state is _State.BROKEN:
             failure = self._transport.failure
-            reason = f" ({failure.strerror})" if failure is not None else ""
+            reason = f" ({failure.strerror or failure})" if failure is not None else ""
             error = BrokenSendError(
                 f"{peer}: an earlier send was cut after {self._cut_after} bytes{reason}",
                 bytes_sent=self._cut_after,

@@ -1,13 +1,17 @@
-"""The main job on real input: ten seconds of Locust against the ping server, then a summary.
+"""The main job on real input: ten seconds of Locust against the ping server, plain and TLS, then a summary.
 
     make demo
     .venv/bin/python loadtests/demo.py --seconds 60 --users 200
 
-Starts the server as its own process on loopback, drives it with loadtests/locustfile.py (headless Locust,
-whose progress is shown as it comes), then with redis-benchmark where that is installed, and ends it with
-SIGTERM. Prints what happened and ends with 0 only if there were requests, none of them failed and the server
-drained: an idle connection got its end of stream and the process ended with status 0. No process outlives
-this one, however it ends.
+Starts the server twice on loopback, each time as its own process: plain, and over TLS with a certificate that
+is made for this run. Drives both at once with loadtests/locustfile.py (headless Locust, whose progress is
+shown as it comes), so that the figures of plain and TLS are of the same seconds on the same machine: half of
+the users talk plainly, the other half over TLS and to nobody whose certificate is not right. Then come
+redis-benchmark, where that is installed, and SIGTERM.
+
+Prints what happened and ends with 0 only if both servers had requests, none of them failed and both drained:
+an idle connection got its end of stream (over TLS with a close_notify) and the process ended with status 0.
+No process outlives this one, however it ends.
 """
 
 from __future__ import annotations
@@ -23,8 +27,10 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -33,10 +39,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from certificates import CertificateFiles, make_certificates
 from histogram import Histogram
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCUSTFILE = ROOT / "loadtests" / "locustfile.py"
+PLAIN, TLS = "plain", "TLS"  # as in the locustfile
 SERVER = [sys.executable, str(ROOT / "examples" / "ping_server.py"), "--port", "0"]
 
 START_SECONDS = 15  # until the server says that it listens
@@ -44,6 +52,11 @@ DRAIN_SECONDS = 5  # from SIGTERM to the server's end
 STOP_SECONDS = 10  # for users to end what they are at: more than the 5 s of the locustfile's timeouts
 SPARE_SECONDS = 30  # for Locust to start and to write its report
 BENCHMARK_SECONDS = 60
+# What redis-benchmark sends for each second of Locust's: title, requests in flight, requests.
+BENCHMARKS = {
+    PLAIN: (("one in flight", 1, 4_000), ("32 in flight", 32, 40_000)),
+    TLS: (("one in flight", 1, 2_000), ("32 in flight", 32, 20_000)),
+}
 PERCENTILES = (50, 95, 99)
 
 _PR_SET_PDEATHSIG = 1  # Linux: prctl(2)
@@ -98,56 +111,82 @@ def status_text(status: int) -> str:
 
 
 class Server:
-    """The server under test, which has said where it listens."""
+    """A server under test, which has said where it listens."""
 
-    def __init__(self, stack: ExitStack, command: Sequence[str], log: Path) -> None:
-        """Start it, its standard output going to `log`, and wait until that names an address."""
+    def __init__(
+        self, stack: ExitStack, command: Sequence[str], log: Path, tls: CertificateFiles | None = None
+    ) -> None:
+        """Start it, its standard output going to `log`, and wait until that names an address.
+
+        Args:
+            tls: speak TLS, with this certificate.
+        """
+        self.kind = PLAIN if tls is None else TLS
+        self.tls = tls
+        if tls is not None:
+            command = [*command, "--tls-cert", str(tls.cert), "--tls-key", str(tls.key)]
+        self.command = shlex.join(command)
         # A file: nobody has to go on reading from it, as from a pipe, lest the server stop at a full one.
         with log.open("w") as output:
             try:
                 self.process = start(stack, command, stdout=output)
             except OSError as error:
-                raise DemoError(f"the server can not be started: {error}") from error
+                raise DemoError(f"the {self.kind} server can not be started: {error}") from error
         give_up = time.monotonic() + START_SECONDS
         while not (found := re.search(r"^listening on (\S+):(\d+)\n", log.read_text(errors="replace"), re.M)):
             if (status := self.process.poll()) is not None:
-                raise DemoError(f"the server ended with {status_text(status)} before it listened")
+                raise DemoError(f"the {self.kind} server ended with {status_text(status)} before it listened")
             if time.monotonic() > give_up:
-                raise DemoError(f"the server did not say within {START_SECONDS} s that it listens")
+                raise DemoError(
+                    f"the {self.kind} server did not say within {START_SECONDS} s that it listens"
+                )
             time.sleep(0.01)
-        self.address = f"{found[1]}:{found[2]}"
+        self.address = f"{'' if tls is None else 'tls://'}{found[1]}:{found[2]}"
         self.host, self.port = found[1].strip("[]"), int(found[2])
 
     def drain(self) -> tuple[str, list[str]]:
         """Have the server end in order; give how that went, and what was wrong with it."""
+        name = f"the {self.kind} server"
         if (status := self.process.poll()) is not None:
-            return "", [f"the server ended by itself, with {status_text(status)}"]
+            return "", [f"{name} ended by itself, with {status_text(status)}"]
         problems = []
         with ExitStack() as stack:
             try:
-                idle = stack.enter_context(socket.create_connection((self.host, self.port), DRAIN_SECONDS))
+                idle = stack.enter_context(self.connect())
                 idle.sendall(b"PING\r\n")
                 with idle.makefile("rb") as answers:
                     if not answers.readline():
-                        return "", ["a last connection to the server ended without an answer"]
+                        return "", [f"a last connection to {name} ended without an answer"]
             except OSError as error:
-                return "", [f"a last connection to the server failed: {error}"]
+                return "", [f"a last connection to {name} failed: {error}"]
             started = time.monotonic()
             self.process.terminate()
             try:
                 status = self.process.wait(DRAIN_SECONDS)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                return "", [f"the server did not end within {DRAIN_SECONDS} s of SIGTERM"]
+                return "", [f"{name} did not end within {DRAIN_SECONDS} s of SIGTERM"]
             milliseconds = 1000 * (time.monotonic() - started)
             try:
                 if idle.recv(100):
-                    problems.append("the server sent more than it was asked for")
+                    problems.append(f"{name} sent more than it was asked for")
             except OSError as error:
-                problems.append(f"an idle connection did not end in order: {error}")
+                problems.append(f"an idle connection to {name} did not end in order: {error}")
         if status:
-            problems.append(f"the server ended with {status_text(status)} after SIGTERM")
+            problems.append(f"{name} ended with {status_text(status)} after SIGTERM")
         return f"in {milliseconds:.0f} ms after SIGTERM, {status_text(status)}", problems
+
+    def connect(self) -> socket.socket:
+        """Connect by Python's own means, which verify the certificate too and need a close_notify."""
+        connection = socket.create_connection((self.host, self.port), DRAIN_SECONDS)
+        if self.tls is None:
+            return connection
+        with ExitStack() as stack:
+            stack.callback(connection.close)
+            context = ssl.create_default_context(cafile=str(self.tls.ca))
+            wrapped = context.wrap_socket(connection, server_hostname=self.host, suppress_ragged_eofs=False)
+            stack.pop_all()
+        return wrapped
 
 
 # Locust
@@ -158,31 +197,34 @@ class Load:
     """What Locust's users met."""
 
     seconds: float
-    times: dict[str, Histogram]  # nanoseconds of the requests that went well, by name
-    failures: list[tuple[str, str, int]]  # name, exception, how many
+    times: dict[tuple[str, str], Histogram]  # nanoseconds of the requests that went well, by kind and name
+    failures: list[tuple[str, str, str, int]]  # kind, name, exception, how many
     line_bytes: Histogram
     cpu_seconds: float
 
-    @property
-    def failed(self) -> int:
-        return sum(count for _name, _text, count in self.failures)
+    def failed(self, kind: str | None = None) -> int:
+        return sum(count for key, _name, _text, count in self.failures if kind in (None, key))
 
-    @property
-    def requests(self) -> int:
-        return self.failed + sum(times.count for times in self.times.values())
+    def requests(self, kind: str | None = None) -> int:
+        well = sum(times.count for (key, _name), times in self.times.items() if kind in (None, key))
+        return well + self.failed(kind)
 
 
-def run_locust(address: str, given: argparse.Namespace) -> Load:
-    """Have Locust drive the server. Raises DemoError if that did not work out."""
+def run_locust(servers: Sequence[Server], given: argparse.Namespace) -> Load:
+    """Have Locust drive the servers, each by a share of the users. Raises DemoError if that did not work."""
     report, figures = report_file(given), given.output / "figures.json"
     for file in (report, figures):
         file.unlink(missing_ok=True)  # those of an earlier run must not be taken for this one's
     command = [
-        *(sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", address),
+        *(sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless"),
+        *("--host", ",".join(server.address for server in servers)),
         *("--users", str(given.users), "--spawn-rate", str(min(given.users, 100))),
         *("--run-time", f"{given.seconds}s", "--stop-timeout", str(STOP_SECONDS)),
         *("--exit-code-on-error", "0", "--html", str(report), "--figures", str(figures)),
     ]
+    for server in servers:
+        if server.tls is not None:
+            command += ["--tls-ca", str(server.tls.ca)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with ExitStack() as stack:
         locust = start(stack, command)
@@ -199,8 +241,8 @@ def run_locust(address: str, given: argparse.Namespace) -> Load:
     data = json.loads(figures.read_text(encoding="utf-8"))
     return Load(
         seconds=data["seconds"],
-        times={name: Histogram.from_json(times) for name, times in data["times_ns"].items()},
-        failures=[(name, text, count) for name, text, count in data["failures"]],
+        times={(kind, name): Histogram.from_json(times) for kind, name, times in data["times_ns"]},
+        failures=[(kind, name, text, count) for kind, name, text, count in data["failures"]],
         line_bytes=Histogram.from_json(data["line_bytes"]),
         cpu_seconds=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
     )
@@ -213,12 +255,37 @@ def report_file(given: argparse.Namespace) -> Path:
 # redis-benchmark
 
 
+def benchmark(servers: Sequence[Server], given: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Have redis-benchmark drive each server; give the lines to print, and what went wrong."""
+    program = shutil.which("redis-benchmark")
+    if program is None:
+        return ["redis-benchmark is not installed (Debian package redis-tools): left out"], []
+    print("\ndemo: redis-benchmark -t ping_inline ...", flush=True)
+    # It may have been built without TLS. Its help tells, on one stream or the other and with any status.
+    usage = subprocess.run([program, "--help"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    lines, problems = ["redis-benchmark -t ping_inline, 50 connections:"], []
+    for server in servers:
+        if server.tls is not None and "--tls" not in usage.stdout + usage.stderr:
+            lines.append("  TLS    left out: this redis-benchmark was built without it")
+            continue
+        for title, pipeline, requests in BENCHMARKS[server.kind]:
+            try:
+                figures = run_redis_benchmark(server, pipeline, requests * given.seconds)
+            except DemoError as error:
+                problems.append(f"{server.kind}: {error}")
+                figures = "failed"
+            lines.append(f"  {server.kind:7}{title:14}{figures}")
+    return lines, problems
+
+
 def run_redis_benchmark(server: Server, pipeline: int, requests: int) -> str:
     """Have redis-benchmark send PING lines over 50 connections; give its figures. Raises DemoError."""
     command = [
         *("redis-benchmark", "-h", server.host, "-p", str(server.port), "-t", "ping_inline", "--csv"),
         *("-n", str(requests), "-P", str(pipeline)),
     ]
+    if server.tls is not None:
+        command += ["--tls", "--cacert", str(server.tls.ca)]
     with ExitStack() as stack:
         client = start(stack, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
@@ -243,16 +310,19 @@ def run_redis_benchmark(server: Server, pipeline: int, requests: int) -> str:
 # The summary
 
 
-def table(load: Load) -> list[str]:
-    """Give the lines of the table: a row for each kind of request, and all of them together."""
+def table(load: Load, kind: str) -> list[str]:
+    """Give the lines of the table of one server: a row for each sort of request, and all of them together."""
     failed: dict[str, int] = {}
-    for name, _text, count in load.failures:
-        failed[name] = failed.get(name, 0) + count
-    names = sorted({*load.times, *failed})
-    rows = [(name, load.times.get(name, Histogram()), failed.get(name, 0)) for name in names]
-    rows.append(("total", Histogram.merged(load.times.values()), load.failed))
+    for key, name, _text, count in load.failures:
+        if key == kind:
+            failed[name] = failed.get(name, 0) + count
+    times_of = {name: times for (key, name), times in load.times.items() if key == kind}
+    rows = [
+        (name, times_of.get(name, Histogram()), failed.get(name, 0)) for name in sorted({*times_of, *failed})
+    ]
+    rows.append(("total", Histogram.merged(times_of.values()), load.failed(kind)))
     columns = ["requests", "failures", "requests/s", *(f"p{percent} ms" for percent in PERCENTILES), "max ms"]
-    lines = [" " * 14 + "".join(f"{column:>12}" for column in columns)]
+    lines = [f"{kind:14}" + "".join(f"{column:>12}" for column in columns)]
     for name, times, failures in rows:
         requests = times.count + failures
         cells = [f"{requests:,}", f"{failures:,}", f"{requests / load.seconds:,.1f}"]
@@ -263,20 +333,20 @@ def table(load: Load) -> list[str]:
     return lines
 
 
-def describe(load: Load, given: argparse.Namespace) -> list[str]:
+def describe(load: Load, servers: Sequence[Server], given: argparse.Namespace) -> list[str]:
     sizes = load.line_bytes
+    tables = [line for server in servers for line in (*table(load, server.kind), "")]
     lines = [
         f"{given.users} users for {load.seconds:.1f} s; {sizes.count:,} lines of {sizes.least:,} to "
         f"{sizes.most:,} bytes, median {sizes.percentile(50):,.0f}, mean {sizes.mean:,.0f}",
         "",
-        *table(load),
-        "",
+        *tables,
         "Times: of requests that went well, to 0.1 % (Locust's own are rounded), as its users saw them;",
         f"Locust itself had {load.cpu_seconds:.1f} s of CPU time, its start included.",
     ]
     if load.failures:
         lines += ["", "Failures:"]
-        lines += [f"{count:8,} × {name}: {text}" for name, text, count in load.failures[:10]]
+        lines += [f"{count:8,} × {kind} {name}: {text}" for kind, name, text, count in load.failures[:10]]
         if len(load.failures) > 10:
             lines.append(f"         and {len(load.failures) - 10} kinds more")
     return lines
@@ -295,32 +365,30 @@ def run(given: argparse.Namespace) -> int:
         raise DemoError(f"no folder for the report: {error}") from error
     problems: list[str] = []
     with ExitStack() as stack:
-        server = Server(stack, given.server, given.output / "server.log")
-        print(f"demo: {shlex.join(given.server)} listens on {server.address}", flush=True)
-        load = run_locust(server.address, given)
-        if not load.requests:
-            problems.append("there was no request")
-        if load.failed:
-            problems.append(f"{load.failed:,} of {load.requests:,} requests failed")
-        benchmark = ["redis-benchmark is not installed (Debian package redis-tools): left out"]
-        if problems:
-            benchmark = ["redis-benchmark: left out, after failures"]
-        elif shutil.which("redis-benchmark"):
-            print("\ndemo: redis-benchmark -t ping_inline ...", flush=True)
-            benchmark = ["redis-benchmark -t ping_inline, 50 connections:"]
-            for title, pipeline, requests in (("one in flight", 1, 4_000), ("32 in flight", 32, 40_000)):
-                try:
-                    figures = run_redis_benchmark(server, pipeline, requests * given.seconds)
-                except DemoError as error:
-                    problems.append(str(error))
-                    figures = "failed"
-                benchmark.append(f"  {title:14}{figures}")
-        drained, drain_problems = server.drain()
-        problems += drain_problems
+        servers = [Server(stack, given.server, given.output / "server.log")]
+        if not given.no_tls:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gnet-demo-")))
+            files = make_certificates(folder)
+            servers.append(Server(stack, given.server, given.output / "server-tls.log", files))
+        for server in servers:
+            print(f"demo: {server.command} listens on {server.address}", flush=True)
+        load = run_locust(servers, given)
+        for server in servers:
+            if not load.requests(server.kind):
+                problems.append(f"there was no {server.kind} request")
+        if load.failed():
+            problems.append(f"{load.failed():,} of {load.requests():,} requests failed")
+        benchmarks = ["redis-benchmark: left out, after failures"]
+        if not problems:
+            benchmarks, problems = benchmark(servers, given)
+        drains = []
+        for server in servers:
+            drained, drain_problems = server.drain()
+            problems += drain_problems
+            if drained:
+                drains.append(f"The {server.kind} server drained {drained}")
     print("\nSummary\n=======")
-    print(*describe(load, given), "", *benchmark, "", sep="\n")
-    if drained:
-        print(f"Server drained {drained}")
+    print(*describe(load, servers, given), "", *benchmarks, "", *drains, sep="\n")
     report = report_file(given).resolve()
     print(f"Report: {report.relative_to(Path.cwd()) if report.is_relative_to(Path.cwd()) else report}")
     print(f"FAILED: {'; '.join(problems)}" if problems else "OK: nothing failed", flush=True)
@@ -341,11 +409,13 @@ def parse_arguments() -> argparse.Namespace:
         type=shlex.split,
         default=SERVER,
         metavar="COMMAND",
-        help="another line server: prints `listening on HOST:PORT`, answers +PONG, drains on SIGTERM",
+        help="another line server: prints `listening on HOST:PORT`, answers +PONG, drains on SIGTERM; and "
+        "speaks TLS if `--tls-cert FILE --tls-key FILE` are added",
     )
+    parser.add_argument("--no-tls", action="store_true", help="leave the TLS half out")
     given = parser.parse_args()
-    if min(given.seconds, given.users) < 1:
-        parser.error("--seconds and --users are at least 1")
+    if given.seconds < 1 or given.users < (1 if given.no_tls else 2):
+        parser.error("--seconds is at least 1, and --users 2: plain and TLS (1 with --no-tls)")
     if not given.server:
         parser.error("--server is empty")
     return given

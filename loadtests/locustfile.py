@@ -1,15 +1,22 @@
 """Locust users of a line server: each sends a line over a gnet socket and reads the answer, again and again.
 
     locust -f loadtests/locustfile.py --host 127.0.0.1:7000
+    locust -f loadtests/locustfile.py --host tls://localhost:7443 --tls-ca ca.pem
 
-The server is to answer `+PONG` to every line, as examples/ping_server.py does. Every failure is an event with
-its exception: a connection that does not come about, a timeout, a reset, an end of stream, an answer that is
-not `+PONG` or one too many. After each the user connects anew. Locust's own figures are rounded (see
-histogram.py); `--figures FILE` has those of this process written exactly when the test stops.
+The server is to answer `+PONG` to every line, as examples/ping_server.py does. Several addresses may be
+given, with commas between them: the users share them out, and the figures of plain and TLS ones are kept
+apart. Over TLS the server's certificate must be for the host and from an authority of `--tls-ca` (else from
+one of certifi's), or the connection fails.
+
+Every failure is an event with its exception: a connection or handshake that does not come about, a timeout, a
+reset, an end of stream, an answer that is not `+PONG` or one too many. After each the user connects anew.
+Locust's own figures are rounded (see histogram.py); `--figures FILE` has those of this process written
+exactly when the test stops.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import random
@@ -28,9 +35,9 @@ from locust.env import Environment
 import gnet
 
 ANSWER = b"+PONG"
-TIMEOUT = 5000  # milliseconds for connecting, and for each send and each answer
+TIMEOUT = 5000  # milliseconds for connecting (handshake included), and for each send and each answer
 RETRY_SECONDS = 0.1  # between two attempts to connect
-KIND = "gnet"  # what Locust shows as the type of a request
+PLAIN, TLS = "plain", "TLS"  # what Locust shows as the type of a request
 
 # Sizes of lines, ends included: the value sizes of Facebook's general-purpose memcached pool (ETC), from
 # Atikoglu et al., "Workload Analysis of a Large-Scale Key-Value Store" (SIGMETRICS 2012, section 5). Many
@@ -85,6 +92,12 @@ def cut(line: bytes, rng: random.Random) -> list[bytes]:
     return [line[start:end] for start, end in itertools.pairwise(cuts)]
 
 
+@functools.cache
+def tls_context(ca_file: str) -> gnet.SslContext:
+    """Give the context that all users share: a server seen before may resume their sessions."""
+    return gnet.new_context(ca_file=ca_file)
+
+
 class LineUser(User):
     # Fifty users then make some 5,000 requests a second. That leaves Locust's core mostly idle; a busy one
     # would report the time that answers wait for Locust.
@@ -92,8 +105,19 @@ class LineUser(User):
     numbers = itertools.count()
 
     def on_start(self) -> None:
-        self.rng = random.Random(next(self.numbers))  # the same lines in every run
+        number = next(self.numbers)
+        self.rng = random.Random(number)  # the same lines in every run
         self.socket: gnet.Socket | None = None
+        addresses = str(self.host).split(",")
+        scheme, _, address = addresses[number % len(addresses)].rpartition("://")
+        if scheme not in ("", "tcp", "tls"):
+            raise ValueError(f"expected HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT, got {self.host!r}")
+        host, _, port = address.rpartition(":")
+        self.address, self.port = host.strip("[]"), int(port)
+        self.kind, self.ssl_context = PLAIN, None
+        if scheme == "tls":
+            options = self.environment.parsed_options
+            self.kind, self.ssl_context = TLS, tls_context(options.tls_ca if options is not None else "")
 
     def on_stop(self) -> None:
         self.hang_up()
@@ -133,11 +157,10 @@ class LineUser(User):
         self.report(name, time.perf_counter() - started, len(answer), error, line_bytes=sum(map(len, parts)))
 
     def connect(self) -> gnet.Socket | None:
-        host, _, port = str(self.host).removeprefix("tcp://").rpartition(":")
         error: Exception | None = None
         started = time.perf_counter()
         try:
-            self.socket = gnet.dial(host.strip("[]"), int(port), timeout=TIMEOUT)
+            self.socket = gnet.dial(self.address, self.port, timeout=TIMEOUT, ssl_context=self.ssl_context)
             self.socket.timeout = TIMEOUT
         except OSError as problem:
             error = problem
@@ -155,7 +178,7 @@ class LineUser(User):
         self, name: str, seconds: float, answer_bytes: int, error: Exception | None, **context: int
     ) -> None:
         self.environment.events.request.fire(
-            request_type=KIND,
+            request_type=self.kind,
             name=name,
             response_time=1000 * seconds,
             response_length=answer_bytes,
@@ -169,8 +192,8 @@ class Figures:
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
-        self.times: dict[str, Histogram] = defaultdict(Histogram)  # nanoseconds, of what went well
-        self.failures: Counter[tuple[str, str]] = Counter()  # by name and exception
+        self.times: dict[tuple[str, str], Histogram] = defaultdict(Histogram)  # ns, by kind and name
+        self.failures: Counter[tuple[str, str, str]] = Counter()  # by kind, name and exception
         self.sizes = Histogram()  # bytes of lines
 
     def start(self, **_: Any) -> None:
@@ -179,16 +202,18 @@ class Figures:
         self.failures.clear()
         self.sizes = Histogram()
 
-    def on_request(self, name: str, response_time: float, exception: Exception | None, **more: Any) -> None:
+    def on_request(
+        self, request_type: str, name: str, response_time: float, exception: Exception | None, **more: Any
+    ) -> None:
         if exception is None:
-            self.times[name].record(round(1_000_000 * response_time))
+            self.times[request_type, name].record(round(1_000_000 * response_time))
         else:
-            self.failures[name, f"{type(exception).__name__}: {exception}"] += 1
+            self.failures[request_type, name, f"{type(exception).__name__}: {exception}"] += 1
         if "line_bytes" in more["context"]:
             self.sizes.record(more["context"]["line_bytes"])
 
     def on_user_error(self, exception: Exception, **_: Any) -> None:
-        self.failures["user", f"{type(exception).__name__}: {exception}"] += 1  # a mistake in this file
+        self.failures["", "user", f"{type(exception).__name__}: {exception}"] += 1  # a mistake in this file
 
     def write(self, environment: Environment, **_: Any) -> None:
         options = environment.parsed_options
@@ -196,8 +221,8 @@ class Figures:
             return
         data = {
             "seconds": time.perf_counter() - self.started,
-            "times_ns": {name: times.as_json() for name, times in self.times.items()},
-            "failures": [[name, text, count] for (name, text), count in self.failures.most_common()],
+            "times_ns": [[*key, times.as_json()] for key, times in self.times.items()],
+            "failures": [[*key, count] for key, count in self.failures.most_common()],
             "line_bytes": self.sizes.as_json(),
         }
         options.figures.write_text(json.dumps(data), encoding="utf-8")
@@ -205,6 +230,7 @@ class Figures:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--figures", type=Path, metavar="FILE", help="write exact figures as JSON there")
+    parser.add_argument("--tls-ca", default="", metavar="FILE", help="trust these CAs, not certifi's")
 
 
 figures = Figures()

@@ -29,7 +29,6 @@ pytestmark = pytest.mark.plain_only
 WRONG_SERVER = """
 import sys
 sys.path.insert(0, {examples!r})
-sys.argv[1:] = []
 import ping_server
 {change}
 """
@@ -89,33 +88,43 @@ def processes_of(tmp_path: Path) -> list[int]:
     return found
 
 
-def test_the_demo_drives_the_server_and_says_how_that_went(
+def total_of(kind: str, output: str) -> tuple[int, float, float, float]:
+    """Give the last row of a server's table, as long as no request failed: requests, p50, p95 and p99."""
+    _, found, table = output.partition(f"\n{kind:14}    requests ")
+    assert found, output
+    cells = table.partition("\ntotal ")[2].partition("\n")[0].split()
+    assert (len(cells), cells[1]) == (7, "0"), output
+    assert all(re.fullmatch(r"\d+\.\d{3}", cell) for cell in cells[3:])
+    return int(cells[0].replace(",", "")), float(cells[3]), float(cells[4]), float(cells[5])
+
+
+def test_the_demo_drives_both_servers_and_says_how_that_went(
     start_demo: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     process = start_demo("--seconds", "2", "--users", "10")
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output + errors
     assert output.endswith("OK: nothing failed\n")
-    total = re.search(
-        r"^total +([\d,]+) +0 +[\d,]+\.\d +(\d+\.\d{3}) +(\d+\.\d{3}) +(\d+\.\d{3}) ", output, re.M
-    )
-    assert total is not None, output
-    requests = int(total[1].replace(",", ""))
-    p50, p95, p99 = (float(total[index]) for index in (2, 3, 4))
-    assert requests > 100
-    assert 0 < p50 <= p95 <= p99
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert figures["failures"] == []
-    counts = {name: times["count"] for name, times in figures["times_ns"].items()}
-    assert counts.keys() == {"connect", "line", "line in parts"}
-    assert sum(counts.values()) == requests
-    assert counts["connect"] == 10
-    assert 0.1 < counts["line in parts"] / counts["line"] < 0.5  # 0.25 on the average
     assert figures["line_bytes"]["least"] == 10
-    assert re.search(r"Server drained in \d+ ms after SIGTERM, status 0", output)
+    for kind in ("plain", "TLS"):
+        requests, *percentiles = total_of(kind, output)
+        assert requests > 100
+        assert 0 < percentiles[0] <= percentiles[1] <= percentiles[2]
+        counts = {name: times["count"] for key, name, times in figures["times_ns"] if key == kind}
+        assert counts.keys() == {"connect", "line", "line in parts"}
+        assert sum(counts.values()) == requests
+        assert counts["connect"] == 5
+        assert 0.1 < counts["line in parts"] / counts["line"] < 0.5  # 0.25 on the average
+        assert re.search(rf"^The {kind} server drained in \d+ ms after SIGTERM, status 0$", output, re.M)
     assert f"Report: {tmp_path / 'out' / 'report.html'}" in output
-    assert "line in parts" in (tmp_path / "out" / "report.html").read_text()
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert [text for text in ("line in parts", '"plain"', '"TLS"') if text not in report] == []
     assert "Aggregated" in output + errors  # Locust's own progress
+    key = re.search(r"--tls-key (\S+)", output)
+    assert key is not None
+    assert not Path(key[1]).parent.exists()
     assert processes_of(tmp_path) == []
 
 
@@ -126,8 +135,38 @@ def test_the_demo_shows_redis_benchmark_where_it_is_installed(
     process = start_demo("--seconds", "1", "--users", "5")
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output + errors
-    for title in ("one in flight", "32 in flight"):
-        assert re.search(rf"^  {title} +[\d,]+ requests/s   p50 \d+\.\d+   p95 .* ms$", output, re.M), output
+    for title in ("plain +one", "plain +32", "TLS +one", "TLS +32"):
+        row = rf"^  {title} in flight +[\d,]+ requests/s   p50 \d+\.\d+   p95 .* ms$"
+        assert re.search(row, output, re.M), output
+
+
+def test_the_demo_leaves_tls_out_where_redis_benchmark_has_none(
+    start_demo: Callable[..., subprocess.Popen[str]], needs_program: Callable[[str], str], tmp_path: Path
+) -> None:
+    program = needs_program("redis-benchmark")
+    without = tmp_path / "redis-benchmark"
+    without.write_text(f'#!/bin/sh\n[ "$1" = --help ] && echo usage && exit 1\nexec {program} "$@"\n')
+    without.chmod(0o700)
+    process = start_demo("--seconds", "1", "--users", "5", PATH=f"{tmp_path}:/usr/bin:/bin")
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output + errors
+    assert re.search(r"^  plain +one in flight +[\d,]+ requests/s", output, re.M), output
+    assert "  TLS    left out: this redis-benchmark was built without it\n" in output
+
+
+def test_the_demo_without_tls_drives_one_server(start_demo: Callable[..., subprocess.Popen[str]]) -> None:
+    process = start_demo("--no-tls", "--seconds", "1", "--users", "1", PATH="/nowhere")
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output + errors
+    assert total_of("plain", output)[0] > 10
+    assert "TLS" not in output
+
+
+def test_the_demo_needs_a_user_for_each_server(start_demo: Callable[..., subprocess.Popen[str]]) -> None:
+    process = start_demo("--users", "1")
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, output) == (2, "")
+    assert "--users 2: plain and TLS" in errors
 
 
 def test_the_demo_says_that_redis_benchmark_is_missing(
@@ -152,7 +191,10 @@ FAULTS = {
         "ping_server.serve = lambda client, clients: client.close(); ping_server.main()",
         "EOFError: the server closed the connection instead of answering",
     ),
-    "no drain": ("ping_server.main(); sys.exit(3)", "FAILED: the server ended with status 3 after SIGTERM"),
+    "no drain": (
+        "ping_server.main(); sys.exit(3)",
+        "FAILED: the plain server ended with status 3 after SIGTERM; the TLS server ended with status 3 ",
+    ),
     "reset at the end": (
         "ping_server.drain = lambda clients, handlers: [reset(client) for client in list(clients)]\n"
         "def reset(client):\n"
@@ -160,12 +202,34 @@ FAULTS = {
         "ping_server.socket.SOL_SOCKET)\n"
         "    client.close()\n"
         "ping_server.main()",
-        "FAILED: an idle connection did not end in order: ",
+        "FAILED: an idle connection to the plain server did not end in order: ",
     ),
     "does not end": (
         "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); ping_server.gevent.signal_handler = "
         "lambda *_: None; ping_server.main()",
-        "FAILED: the server did not end within 5 s of SIGTERM",
+        "FAILED: the plain server did not end within 5 s of SIGTERM",
+    ),
+    "TLS is not spoken": (
+        "sys.argv[1:] = []; ping_server.main()",
+        "× TLS connect: SslError: dial to 127.0.0.1:",
+    ),
+    "the certificate is of nobody that is trusted": (
+        """
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from gnet.tls.certificates import make_self_signed
+if "--tls-cert" in sys.argv:
+    certificate, key = make_self_signed("localhost")
+    with open(sys.argv[sys.argv.index("--tls-cert") + 1], "wb") as file:
+        file.write(certificate.public_bytes(Encoding.PEM))
+    with open(sys.argv[sys.argv.index("--tls-key") + 1], "wb") as file:
+        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+ping_server.main()
+""",
+        "certificate verify failed: self-signed certificate (code 18)",
+    ),
+    "no close_notify at the end": (
+        "import os; ping_server.drain = lambda clients, handlers: os._exit(0)\nping_server.main()",
+        "FAILED: an idle connection to the TLS server did not end in order: ",
     ),
 }
 
@@ -189,11 +253,16 @@ def test_the_demo_fails_when_the_server_is_at_fault(
 UNUSABLE = {
     "ends at once": (
         "-c 'import sys; sys.exit(7)'",
-        "demo: the server ended with status 7 before it listened",
+        "demo: the plain server ended with status 7 before it listened",
     ),
     "is killed": (
         "-c 'import os; os.kill(os.getpid(), 9)'",
-        "demo: the server ended with signal SIGKILL before",
+        "demo: the plain server ended with signal SIGKILL before",
+    ),
+    "knows no TLS": (
+        '-c \'import sys; len(sys.argv) > 1 and sys.exit(2)\nprint("listening on 127.0.0.1:1", flush=True)\n'
+        "import time; time.sleep(30)'",
+        "demo: the TLS server ended with status 2 before it listened",
     ),
 }
 
@@ -214,7 +283,7 @@ def test_a_server_that_is_not_there_is_one_line(start_demo: Callable[..., subpro
     process = start_demo("--server", "/nowhere/server")
     output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output) == (1, "")
-    assert errors.startswith("demo: the server can not be started: ")
+    assert errors.startswith("demo: the plain server can not be started: ")
     assert errors.count("\n") == 1
 
 
@@ -228,8 +297,8 @@ def test_an_interrupted_demo_leaves_no_process_behind(
     while "Ramping" not in (line := process.stderr.readline()):
         assert line, process.stdout.read()
     running = processes_of(tmp_path)
-    assert len(running) == 3  # the demo, the server, Locust
-    assert len({os.getpgid(pid) for pid in running}) == 3  # a terminal's Ctrl-C reaches the demo alone
+    assert len(running) == 4  # the demo, two servers, Locust
+    assert len({os.getpgid(pid) for pid in running}) == 4  # a terminal's Ctrl-C reaches the demo alone
     process.send_signal(number)
     # The pipes end when the last process that holds them does.
     _, errors = process.communicate(timeout=PATIENCE)

@@ -3,6 +3,9 @@
 `<!-- run -->` on the line before a Python block marks a whole program: it is run, with warnings as
 errors, and must exit 0. Blocks without it are fragments, which only compile.
 
+The programs of `docs/tls.md` and `README.md` find in their folder the files that the shell commands of
+`docs/tls.md` make.
+
 In `docs/nim.md` the tables that begin `| Nim | gnet |` give each Nim name its place. What stands in
 backticks in their second column is `gnet.name`, `Socket.name`, a builtin or a name of `ipaddress`,
 with its signature if it has parentheses.
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import fnmatch
 import inspect
 import ipaddress
 import re
@@ -21,17 +25,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from OpenSSL import SSL
 
 import gnet
+from tests.conftest import require_program
+from tests.tls import test_trust
 
 pytestmark = pytest.mark.plain_only  # the programs run in processes of their own
 
 ROOT = Path(__file__).resolve().parent.parent
 NIM = ROOT / "docs" / "nim.md"
-DOCUMENTS = [ROOT / "README.md", NIM]
+TLS = ROOT / "docs" / "tls.md"
+README = ROOT / "README.md"
+SECURITY = ROOT / "SECURITY.md"
+DOCUMENTS = [README, NIM, TLS]
 RUN_TIMEOUT_SECONDS = 30
 
-# What Nim's `net` exports and gnet has without TLS, as Nim spells it.
+# What Nim's `net` exports and gnet has, as Nim spells it.
 NIM_NAMES = """
     Socket SocketImpl SOBool ReadLineResult TimeoutError SocketFlag IpAddressFamily IpAddress
     OptAcceptConn OptBroadcast OptDebug OptDontRoute OptKeepAlive OptOOBInline OptReuseAddr OptReusePort
@@ -44,7 +54,21 @@ NIM_NAMES = """
     dial connect getPrimaryIPAddr == $
     Port Domain AF_UNSPEC AF_UNIX AF_INET AF_INET6 SockType SOCK_STREAM SOCK_DGRAM SOCK_RAW SOCK_SEQPACKET
     Protocol IPPROTO_TCP IPPROTO_UDP IPPROTO_IP IPPROTO_IPV6 IPPROTO_RAW IPPROTO_ICMP IPPROTO_ICMPV6
+    Certificate SslError SslCVerifyMode CVerifyNone CVerifyPeer CVerifyPeerUseEnvVars
+    SslProtVersion protSSLv2 protSSLv3 protTLSv1 protSSLv23 SslContext SslAcceptResult AcceptNoClient
+    AcceptNoHandshake AcceptSuccess SslHandshakeType handshakeAsClient handshakeAsServer
+    SslClientGetPskFunc SslServerGetPskFunc raiseSSLError getExtraData setExtraData
+    newContext destroyContext pskIdentityHint= clientGetPskFunc
+    clientGetPskFunc= serverGetPskFunc serverGetPskFunc= getPskIdentity wrapSocket wrapConnectedSocket
+    getPeerCertificates sessionIdContext= gotHandshake sslHandle CiphersIntermediate
 """.split()
+
+# What is public for gnet's other modules only.
+FOR_OTHER_MODULES = {
+    *(f"Socket.{name}" for name in ("become_tls", "finish_handshake", "from_transport")),
+    *(f"gnet.SslContext.{name}" for name in ("check_client_host", "forget_psk", "keep_session")),
+    *(f"gnet.SslContext.{name}" for name in ("server_verify_flags", "verifies", "wrap_transport")),
+}
 
 
 class Block(NamedTuple):
@@ -86,17 +110,22 @@ def python_blocks(path: Path) -> list[Block]:
     return blocks
 
 
-def nim_rows() -> list[Row]:
+def table_rows(path: Path, *head: str) -> list[tuple[int, list[str]]]:
+    """Give the rows of the tables of three columns that begin with this head, each with its line."""
     rows, in_table = [], False
-    for number, text in enumerate(NIM.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", text.strip())[1:-1]]
-        if cells[:2] == ["Nim", "gnet"] and len(cells) == 3:
+        if tuple(cells[: len(head)]) == head and len(cells) == 3:
             in_table = True
         elif not cells:
             in_table = False
         elif in_table and set(cells[0]) != {"-"}:
-            rows.append(Row(number, cells[0], cells[1]))
+            rows.append((number, cells))
     return rows
+
+
+def nim_rows() -> list[Row]:
+    return [Row(number, cells[0], cells[1]) for number, cells in table_rows(NIM, "Nim", "gnet")]
 
 
 def spans(text: str) -> list[str]:
@@ -142,6 +171,18 @@ def every_block() -> list[Block]:
     return [block for path in DOCUMENTS if path.exists() for block in python_blocks(path)]
 
 
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the first shell commands of docs/tls.md make."""
+    folder = tmp_path_factory.mktemp("certificates")
+    commands = re.search(r"^```sh\n(.*?)^```", TLS.read_text(encoding="utf-8"), re.M | re.S)
+    assert commands is not None
+    require_program("openssl")
+    done = subprocess.run(["sh", "-euc", commands[1]], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 def run_program(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
     program = folder / "program.py"
     # Line numbers in a traceback are those of the document.
@@ -167,8 +208,9 @@ def test_every_python_block_compiles(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", [block for block in every_block() if block.runs], ids=str)
-def test_every_program_runs_to_its_end(block: Block, tmp_path: Path) -> None:
-    done = run_program(block, tmp_path)
+def test_every_program_runs_to_its_end(block: Block, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue("certificates") if ".pem" in block.code else tmp_path
+    done = run_program(block, folder)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -189,13 +231,32 @@ def test_every_name_in_the_gnet_column_exists(row: Row) -> None:
             look_up(span)
 
 
-def test_names_in_the_running_text_exist_too() -> None:
+@pytest.mark.parametrize(("path", "least"), [(NIM, 100), (TLS, 7), (README, 3)])
+def test_names_in_the_running_text_exist_too(path: Path, least: int) -> None:
     # Outside the code blocks, whatever is written with its module or class.
-    text = re.sub(r"(?ms)^```.*?^```", "", NIM.read_text(encoding="utf-8"))
+    text = re.sub(r"(?ms)^```.*?^```", "", path.read_text(encoding="utf-8"))
     names = [m[0] for span in spans(text) for m in re.finditer(r"\b(?:gnet|Socket)(?:\.\w+)+", span)]
-    assert len(names) > 100
+    assert len(names) >= least
     for name in names:
         look_up(name)
+
+
+def codes() -> dict[int, str]:
+    """The codes of refused certificates in docs/tls.md and their texts."""
+    rows = table_rows(TLS, "code", "message")
+    return {int(code): message.strip("`") for _, (code, message, _meaning) in rows}
+
+
+def test_the_codes_of_refused_certificates_are_those_of_openssl() -> None:
+    assert len(codes()) == len(table_rows(TLS, "code", "message"))
+    texts = {code: SSL._ffi.string(SSL._lib.X509_verify_cert_error_string(code)).decode() for code in codes()}
+    assert codes() == texts
+
+
+def test_every_code_that_a_certificate_is_refused_with_is_in_the_document() -> None:
+    refusals = [value for value in vars(test_trust).values() if isinstance(value, test_trust.Refusal)]
+    assert len(refusals) > 10
+    assert {refusal.code: refusal.message for refusal in refusals} == codes()
 
 
 @pytest.mark.parametrize("name", NIM_NAMES)
@@ -206,12 +267,41 @@ def test_every_nim_name_has_its_row(name: str) -> None:
 
 
 def test_everything_public_is_in_the_document() -> None:
-    # `from_transport` is public for gnet's other modules.
     public = {f"gnet.{name}" for name in gnet.__all__ if not name.startswith("__")}
     public |= {f"Socket.{name}" for name in dir(gnet.Socket) if not name.startswith("_")}
-    public.discard("Socket.from_transport")
+    public |= {f"gnet.SslContext.{name}" for name in dir(gnet.SslContext) if not name.startswith("_")}
+    public -= FOR_OTHER_MODULES
     text = NIM.read_text(encoding="utf-8")
     assert [name for name in sorted(public) if not re.search(rf"`{re.escape(name)}\b", text)] == []
+
+
+# SECURITY.md
+
+
+def promises() -> list[tuple[str, list[str]]]:
+    """Give each promise and the tests it names."""
+    text = SECURITY.read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
+    return [(promise, re.findall(r"`([\w/]+\.py\S*)`", tests)) for promise, tests in rows[2:]]
+
+
+@pytest.mark.parametrize("promise", promises(), ids=lambda promise: promise[0][:40])
+def test_every_promise_has_tests_and_they_are_there(promise: tuple[str, list[str]]) -> None:
+    assert promise[1]
+    for test in promise[1]:
+        path, _, name = test.partition("::")
+        functions = re.findall(r"^def (test_\w+)", (ROOT / "tests" / path).read_text(encoding="utf-8"), re.M)
+        assert fnmatch.filter(functions, name or "*"), test
+
+
+def test_no_private_key_is_in_the_project() -> None:
+    begin = b"-----BEGIN"
+    folders = ("gnet", "docs", "examples", "loadtests", "tests")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.is_file()]
+    files += [file for file in ROOT.iterdir() if file.is_file()]
+    assert len(files) > 50
+    with_key = re.compile(re.escape(begin) + rb" [A-Z ]*PRIVATE KEY-----[\r\n]+[A-Za-z0-9+/=]{40}")
+    assert [file for file in files if with_key.search(file.read_bytes())] == []
 
 
 def test_a_wrong_name_or_signature_would_be_noticed() -> None:

@@ -1,0 +1,601 @@
+"""The TLS transport: an engine over a plain transport, with the same operations as that one.
+
+Theory of operation. Nothing here waits but the two waits. `receive` and `send` push the engine as
+far as it goes with what is at hand: they take the handshake a step further, pull ciphertext from
+the kernel while the engine asks for it, and hand what the engine wrote to the one queue of
+ciphertext, `_out`, which alone goes to the kernel. So records leave in the order in which OpenSSL
+made them, whoever made it do so, and a call may be cut at any wait: what was encrypted is in the
+queue and goes out with the next call, or in the background as the kernel drains.
+
+Either direction may need the other: a send waits for input while the handshake lasts, a read waits
+for room when more than `_OUT_LIMIT` ciphertext piles up (a peer that asks for key updates and never
+reads the answers must not fill our memory).
+
+Two greenlets may wait for input at once (a reader, and a writer in the handshake). One of them
+waits on the descriptor; the others wait for it to have pulled.
+"""
+
+from __future__ import annotations
+
+import _socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import gevent
+from gevent.event import Event
+
+from gnet.errors import SslError, fresh_ssl_error
+from gnet.options import SslHandshakeType
+from gnet.tls.engines import new_engine
+from gnet.tls.failures import TRUNCATED
+from gnet.transports import get_ident
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from OpenSSL import SSL
+
+    from gnet.deadlines import Deadline
+    from gnet.tls.contexts import Session, SslContext
+    from gnet.transports import PlainTransport
+
+__all__ = ["TlsTransport", "UnconnectedTls"]
+
+# Ciphertext that may wait for the kernel before sends, and then reads, have to wait as well.
+_OUT_LIMIT: Final = 64 * 1024
+
+# Ciphertext pulled at once: a record and a bit at first, more while reads come back full.
+_SMALLEST_PULL: Final = 4096
+_LARGEST_PULL: Final = 128 * 1024
+
+# Pulls in one `receive` that may bring no data, but tickets and key updates.
+_MOST_PULLS: Final = 4
+
+# After so much ciphertext the memory BIOs have grown; an idle connection gives them back.
+_RENEW_AFTER: Final = 32 * 1024
+
+# What is read and dropped at most when a client that never read closes (its tickets, not data).
+_LAST_READ: Final = 64 * 1024
+
+
+class TlsTransport:
+    """TLS on a connected plain transport. The handshake is made by the first use."""
+
+    __slots__ = (
+        "_ahead",
+        "_answered",
+        "_arrived",
+        "_callback",
+        "_ends",
+        "_engine",
+        "_has_read",
+        "_has_sent",
+        "_out",
+        "_plain",
+        "_pull_size",
+        "_pulled",
+        "_pulling",
+        "_room",
+        "_session",
+        "_thread",
+        "closed",
+        "drained",
+        "failure",
+    )
+
+    is_tls: Final = True
+
+    def __init__(self, plain: PlainTransport, connection: SSL.Connection, session: Session) -> None:
+        """Speak TLS over `plain`.
+
+        Args:
+            connection: with memory BIOs, in connect or accept state.
+            session: what the context wants to know and do about this connection.
+        """
+        self._plain = plain
+        self._engine = new_engine(connection)
+        self._session = session
+        self._thread = get_ident()
+        self._out = b""  # ciphertext that the kernel has not taken yet
+        self._answered = 0  # bytes of it that reading made: answers to key updates
+        self._ends = False  # the end of the stream follows when it is out
+        self._ahead = b""  # decrypted by a look ahead
+        self._callback: Callable[[], None] | None = None
+        self._pulling = False  # a greenlet waits on the descriptor for input
+        self._arrived: Event | None = None  # for the other ones: it has pulled
+        self._room: Event | None = None  # for readers: `_out` is below its limit again
+        self._pull_size = _SMALLEST_PULL
+        self._pulled = 0  # bytes since the BIOs were new
+        self._has_read = self._has_sent = False  # application data
+        self.drained = False
+        self.failure: OSError | None = None
+        self.closed = False
+
+    # ------------------------------------------------------------------ moving bytes
+
+    def receive(self, size: int) -> bytes | None:
+        """Receive up to `size` bytes; `b""` after close_notify, `None` if nothing is there now.
+
+        Raises:
+            SslError: the handshake failed, a bad record, a reset, or an end without close_notify.
+        """
+        if get_ident() != self._thread:
+            self._plain.check_thread()
+        if self._ahead:
+            data: bytes | None = self._ahead[:size]
+            self._ahead = self._ahead[size:]
+            return data
+        engine = self._engine
+        try:
+            if not engine.is_open and not self._advance():
+                self.drained = True
+                return None
+            data = engine.read(size)
+            pulls = 0
+            while data is None:
+                if pulls == _MOST_PULLS:
+                    return None  # records without data, one after the other: let others run
+                if not self._pull():
+                    self.drained = True
+                    return None
+                pulls += 1
+                data = engine.read(size)
+                if data is None:  # a record's start, or many that bring nothing: little at a time
+                    self._pull_size = _SMALLEST_PULL
+            if data and self._plain.drained:
+                data = self._read_on(data, size)
+            else:
+                self.drained = False
+            if data and not self._has_read:
+                self._has_read = True
+                self._session.first_read()
+        except OSError as error:
+            if self._session.allow_truncated and isinstance(error, SslError) and error.reason == TRUNCATED:
+                return b""
+            self._raise(error)
+        finally:
+            self._emit_quietly()
+        return data
+
+    def peek(self, size: int) -> bytes | None:
+        """As `receive`, but the next `receive` gives the same bytes: they are kept here, decrypted."""
+        if not self._ahead:
+            data = self.receive(size)
+            if not data:
+                return data
+            self._ahead = data
+        return self._ahead[:size]
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Encrypt the start of `data` and send what the kernel takes; give how many bytes are taken.
+
+        They may wait in `_out` (`unsent`) and go out in the background.
+
+        Raises:
+            SslError: the handshake failed. OSError: the connection is gone.
+        """
+        if get_ident() != self._thread:
+            self._plain.check_thread()
+        engine = self._engine
+        try:
+            if not engine.is_open and not self._advance():
+                return 0
+            if self._out and not self._emit() and len(self._out) >= _OUT_LIMIT:
+                return 0
+            size = len(data)
+            taken = 0
+            made = len(self._out)
+            while taken < size and made < _OUT_LIMIT:
+                count = engine.write(data if not taken else memoryview(data)[taken:])
+                if not count:
+                    break
+                taken += count
+                made += count
+            self._has_sent = True
+            self._emit()
+        except OSError as error:
+            self._failed(error)
+            raise
+        return taken
+
+    def _read_on(self, data: bytes, size: int) -> bytes:
+        """Add what the engine still has to `data`, to learn whether the next receive must wait."""
+        parts = [data]
+        missing = size - len(data)
+        more: bytes | None = None
+        while missing > 0:
+            try:
+                more = self._engine.read(missing)
+            except SslError:
+                more = b""  # the engine keeps it for the next call; what came before it comes first
+            if not more:
+                break
+            parts.append(more)
+            missing -= len(more)
+        self.drained = missing > 0 and more is None
+        return data if len(parts) == 1 else b"".join(parts)
+
+    # ------------------------------------------------------------------ the handshake
+
+    def handshake(self) -> bool:
+        """Take the handshake as far as it goes now; True if it is complete.
+
+        Raises:
+            SslError: it failed; the alert that says why is on its way to the peer.
+        """
+        if get_ident() != self._thread:
+            self._plain.check_thread()
+        if self.failure is not None:
+            assert isinstance(self.failure, SslError)
+            raise fresh_ssl_error(self.failure)
+        try:
+            return self._engine.is_open or self._advance()
+        except OSError as error:
+            self._raise(error)
+
+    def _advance(self) -> bool:
+        engine = self._engine
+        try:
+            try:
+                while not engine.handshake():
+                    self._emit()
+                    if not self._pull():
+                        return False
+            except SslError:
+                self._session.handshake_failed()
+                raise
+            try:
+                self._session.handshake_done()
+            except SslError as error:
+                engine.give_up(error)
+                raise
+            self.drained = False  # data may have come behind the last flight
+        finally:
+            self._emit_quietly()  # the last flight, or the alert
+        return True
+
+    # ------------------------------------------------------------------ ciphertext
+
+    def _pull(self) -> bool:
+        """Feed the engine from the kernel; False if nothing is there, or the answers pile up."""
+        plain = self._plain
+        if self._answered >= _OUT_LIMIT:
+            return False
+        size = self._pull_size
+        ciphertext = plain.receive(size)
+        if ciphertext is None:
+            return False
+        if not ciphertext:
+            self._engine.feed_eof()
+            return True
+        count = len(ciphertext)
+        self._pulled += count
+        self._engine.feed(ciphertext)
+        self.drained = False
+        if self._pulling:  # by somebody else than the one who waits for it
+            self._plain.wake_reader()
+        if count == size:
+            self._pull_size = min(2 * size, _LARGEST_PULL)
+        elif size > _SMALLEST_PULL and count <= size // 2:
+            self._pull_size = size // 2
+        return True
+
+    def _emit(self) -> bool:
+        """Hand the kernel what is to be sent; True if it took all. The rest follows by itself."""
+        made = self._engine.take()
+        if made:
+            self._pulled += len(made)
+        out = self._out + made if self._out else made
+        if not out:
+            return True
+        self._out = out
+        sent = self._plain.send(out)
+        self._out = out[sent:]
+        if self._out:
+            self._plain.call_when_writable(self._on_writable)
+            return False
+        self._answered = 0
+        if self._room is not None:
+            self._room.set()
+        if self._ends:
+            self._ends = False
+            self._plain.shutdown(_socket.SHUT_WR)
+        return True
+
+    def _emit_quietly(self) -> None:
+        """`_emit` what reading made, behind something that matters more than an error of sending."""
+        before = len(self._out)
+        try:
+            if not self._emit():
+                self._answered += max(0, len(self._out) - before)
+        except OSError as error:
+            self._failed(error)
+            self._out = b""
+
+    def _on_writable(self) -> None:
+        # In the hub: errors are kept, not raised.
+        if self._out:
+            self._emit_quietly()
+        if not self._out:
+            self._plain.call_when_writable(self._callback)
+            if self._callback is not None:
+                self._callback()
+
+    def _at_rest(self) -> None:
+        """Before what may be a long wait: give back what a burst took."""
+        if self._pulled >= _RENEW_AFTER and not self._out:
+            self._pulled = 0
+            self._engine.renew()
+
+    # ------------------------------------------------------------------ waiting
+
+    def wait_readable(self) -> None:
+        """Wait until `receive` is worth a try, or this transport was closed."""
+        self._at_rest()
+        if self._answered >= _OUT_LIMIT:
+            self._room = self._room or Event()
+            self._room.clear()
+            self._room.wait()
+        else:
+            self._wait_for_input()
+
+    def wait_writable(self) -> None:
+        """Wait until `send` is worth a try, or this transport was closed."""
+        if self._engine.is_open or len(self._out) >= _OUT_LIMIT:
+            self._plain.wait_writable()
+        else:
+            self._wait_for_input()
+
+    def _wait_for_input(self) -> None:
+        if self._pulling:
+            arrived = self._arrived = self._arrived or Event()
+            arrived.wait()
+            return
+        self._pulling = True
+        try:
+            self._plain.wait_readable()
+        finally:
+            self._pulling = False
+            if self._arrived is not None:
+                self._arrived.set()
+                self._arrived = None
+
+    def call_when_writable(self, callback: Callable[[], None] | None) -> None:
+        """Have `callback` called in the hub while `send` is worth a try; `None`: no longer."""
+        self._callback = callback
+        if callback is not None or not self._out:
+            self._plain.call_when_writable(self._on_writable if callback is not None else None)
+
+    def run_in_loop(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once, in the hub, before the loop polls for I/O again."""
+        self._plain.run_in_loop(callback)
+
+    def yield_to_loop(self) -> None:
+        """Let the loop serve others once."""
+        self._plain.yield_to_loop()
+
+    # ------------------------------------------------------------------ state
+
+    @property
+    def connection(self) -> SSL.Connection:
+        """The pyOpenSSL connection."""
+        return self._engine.connection
+
+    @property
+    def session(self) -> Session:
+        """What the context knows about this connection."""
+        return self._session
+
+    @property
+    def socket(self) -> _socket.socket:
+        """The system's socket."""
+        return self._plain.socket
+
+    @property
+    def peer(self) -> object:
+        """The peer's socket address."""
+        return self._plain.peer
+
+    @peer.setter
+    def peer(self, sockaddr: object) -> None:
+        self._plain.peer = sockaddr
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of ciphertext that the kernel has not taken yet."""
+        return len(self._out)
+
+    @property
+    def pending(self) -> int:
+        """Bytes that are decrypted and not received."""
+        return len(self._ahead) + (self.connection.pending() if self._engine.is_open else 0)
+
+    @property
+    def has_handshake(self) -> bool:
+        """Whether the handshake is complete."""
+        return self._engine.is_open
+
+    def fail(self, error: OSError) -> None:
+        """Note a fatal error; only the first one counts."""
+        self._failed(error)
+
+    def describe(self) -> str:
+        """Give the peer's name for messages."""
+        return self._plain.describe()
+
+    def check_thread(self) -> None:
+        """Raise unless the caller runs in the thread whose hub this transport belongs to."""
+        self._plain.check_thread()
+
+    def in_own_thread(self) -> bool:
+        """Whether the caller runs in the thread whose hub this transport belongs to."""
+        return self._plain.in_own_thread()
+
+    def in_hub(self) -> bool:
+        """Whether the caller is the hub itself, which can not wait."""
+        return self._plain.in_hub()
+
+    def _failed(self, error: OSError) -> OSError:
+        """Keep a fatal error; on TLS a reset is no end of stream, but an attack cannot be ruled out."""
+        if not isinstance(error, SslError):
+            error = SslError(f"TLS: the connection broke: {error.strerror}", reason=TRUNCATED)
+        if self.failure is None:
+            self.failure = fresh_ssl_error(error)
+            self._plain.wake_reader()
+        return error
+
+    def _raise(self, error: OSError) -> NoReturn:
+        """Keep a fatal error and raise it."""
+        failure = self._failed(error)
+        try:
+            if failure is error:
+                raise error
+            raise failure from error
+        finally:
+            del error, failure
+
+    # ------------------------------------------------------------------ ending
+
+    def accept(self) -> Any:
+        """A connection does not accept."""
+        return self._plain.accept()
+
+    def connect(self, sockaddr: Any) -> int:
+        """A connection is connected: what the kernel says to another try."""
+        return self._plain.connect(sockaddr)
+
+    def established(self, host: str) -> TlsTransport:
+        """It is this one already."""
+        return self
+
+    def check_host(self, host: str) -> None:
+        """The peer was chosen long ago."""
+
+    def shutdown(self, how: int) -> None:
+        """Send close_notify and end the write side, where the protocol allows to go on reading.
+
+        Raises:
+            SslError: TLS 1.2, whose close_notify ends both directions; SHUT_RD.
+        """
+        if how != _socket.SHUT_WR:
+            raise SslError("shutdown: TLS has no end of the read side alone; use SHUT_WR or close")
+        if not self._engine.is_open:
+            raise SslError("shutdown: the handshake is not complete")
+        if self.connection.get_protocol_version_name() != "TLSv1.3":
+            raise SslError("shutdown: below TLS 1.3 a close_notify ends both directions; use close")
+        self._engine.shutdown()
+        self._ends = True  # the end of the stream follows what is still to be sent
+        self._emit()
+
+    def stop(self) -> None:
+        """Refuse further calls and wake who waits, but keep the descriptor for a last flush."""
+        self.closed = True
+        self._plain.stop()
+        for event in (self._arrived, self._room):
+            if event is not None:
+                event.set()
+
+    def finish(self, deadline: Deadline) -> None:
+        """Say goodbye: close_notify, which is not waited for.
+
+        But a client that sent and never read waits for the peer's end: the session tickets that it
+        has not read would make the kernel answer with a reset, and the peer lose what was sent.
+        """
+        if self.failure is None and self._engine.is_open:
+            self._session.closing()
+            self._engine.shutdown()
+            self._emit_quietly()
+            while self._out and not self.in_hub():  # emptied if the connection fails
+                deadline.arm()
+                self._plain.wait_writable()
+                self._emit_quietly()
+            if self._has_sent and not self._has_read and self._session.is_client and not self.in_hub():
+                self._read_to_end(deadline)
+        else:
+            self._emit_quietly()
+
+    def _read_to_end(self, deadline: Deadline) -> None:
+        plain = self._plain
+        dropped = 0
+        with suppress(OSError):
+            plain.socket.shutdown(_socket.SHUT_WR)
+        try:
+            while dropped < _LAST_READ:
+                try:
+                    ciphertext = plain.receive(_SMALLEST_PULL)
+                except OSError:
+                    return  # the peer went first: there is nobody left to lose anything
+                if ciphertext is None:
+                    deadline.arm()
+                    plain.wait_readable()
+                elif ciphertext:
+                    dropped += len(ciphertext)
+                else:
+                    return
+        except gevent.Timeout as expired:
+            if not deadline.owns(expired):
+                raise  # else: the kernel has it all, and goes on with it
+
+    def close(self, *, reset: bool = False) -> None:
+        """Close the descriptor; wake who waits. Idempotent."""
+        self.closed = True
+        self._session.closed()
+        self._plain.close(reset=reset)
+        for event in (self._arrived, self._room):
+            if event is not None:
+                event.set()
+
+    def call_in_own_thread(self, callback: Callable[[], None]) -> None:
+        """Call `callback` now, or from the loop if the caller runs in another thread."""
+        self._plain.call_in_own_thread(callback)
+
+    def detach(self) -> int:
+        """Not on TLS: the descriptor alone would be a stream of ciphertext."""
+        raise ValueError("detach: the descriptor of a TLS socket is of no use without its session")
+
+
+class UnconnectedTls:
+    """TLS to come, on a socket that is not connected: it listens, or it is going to connect.
+
+    Whatever it accepts, or becomes by connecting, speaks TLS; it has no stream of its own.
+    """
+
+    __slots__ = ("_context", "_plain")
+
+    is_tls: Final = True
+    unsent: Final = 0
+    has_handshake: Final = False
+
+    def __init__(self, plain: PlainTransport, context: SslContext) -> None:
+        self._plain = plain
+        self._context = context
+
+    def accept(self) -> tuple[TlsTransport, Any] | None:
+        """Accept one connection; its handshake is made by its first use."""
+        accepted = self._plain.accept()
+        if accepted is None:
+            return None
+        plain, peer = accepted
+        try:
+            return self._context.wrap_transport(plain, SslHandshakeType.AS_SERVER, ""), peer
+        except BaseException:
+            plain.close()
+            raise
+
+    def established(self, host: str) -> TlsTransport:
+        """Give the transport of the connection that `connect` made, as a client of `host`."""
+        return self._context.wrap_transport(self._plain, SslHandshakeType.AS_CLIENT, host)
+
+    def check_host(self, host: str) -> None:
+        """Raise if a client could not verify a peer of this name."""
+        self._context.check_client_host(host)
+
+    def __getattr__(self, name: str) -> Any:
+        # All else is as it is without TLS: bind, listen, connect, options, closing.
+        return getattr(self._plain, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__slots__:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._plain, name, value)
