@@ -138,6 +138,24 @@ def test_c8_segments_that_each_end_with_a_cr_cost_linear_time(ask: Ask) -> None:
     assert_linear(read_one_message, 200_000)
 
 
+@pytest.mark.parametrize(
+    "take", [lambda buffer: buffer.take(2), lambda buffer: buffer.take_until(b";", 9)], ids=["take", "until"]
+)
+def test_small_takes_from_what_came_in_small_segments_cost_linear_time(
+    take: Callable[[ReadBuffer], bytes],
+) -> None:
+    def read_many_messages(count: int) -> None:
+        buffer = filled(b"a;" * JOINED)  # never all of it: what comes is put behind it
+        for _ in range(count):
+            buffer.feed(b"b;")
+            buffer.feed(b"c;")
+            take(buffer)
+        while buffer.has_data():
+            take(buffer)
+
+    assert_linear(read_many_messages, 200_000)
+
+
 @all_kinds
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_c9_a_hundred_thousand_lines_in_one_segment_come_in_order(end: bytes, lines: Lines) -> None:
@@ -346,6 +364,14 @@ def test_work_is_one_for_each_line_and_take_and_one_for_each_512_bytes() -> None
     assert buffer.work == 2 + 1 + 10
     buffer.take(1)
     assert buffer.work == 2 + 1 + 10 + 1
+
+
+def test_work_counts_bytes_that_came_in_several_segments() -> None:
+    buffer = filled(b"x" * 5120, b"y" * 5120)
+    buffer.take(1024)
+    assert buffer.work == 1 + 2
+    buffer.take(9216)
+    assert buffer.work == 1 + 2 + 1 + 18
 
 
 def test_work_counts_the_bytes_that_a_take_gave_and_not_those_it_asked_for() -> None:

@@ -221,7 +221,7 @@ def test_lines_do_not_depend_on_the_sizes_inside(ahead: bytes, edge: int, end: b
 
 
 @nim_kinds
-@pytest.mark.parametrize("edge", [256, 512, 1024, BLOCK, LARGEST_BLOCK])
+@pytest.mark.parametrize("edge", [128, 256, 512, 1024, BLOCK, 4 * BLOCK, LARGEST_BLOCK])
 @pytest.mark.parametrize("ahead", [b"1", b"x" * 100])
 def test_lone_crs_at_the_edge_of_a_block_end_lines(ahead: bytes, edge: int, lines: Lines) -> None:
     for length in range(edge - 12, edge + 3):
@@ -267,6 +267,14 @@ def test_a_line_is_found_after_a_search_for_crlf_found_none() -> None:
     buffer = filled(b"abc\rdef")
     assert buffer.take_until(b"\r\n", 100) is None
     assert buffer.ready_lines(100, True) == [b"abc"]
+
+
+def test_each_kind_of_line_is_found_after_a_search_for_the_other_found_none() -> None:
+    buffer = filled(b"a\rb")
+    assert buffer.ready_lines(100, False) is None
+    assert buffer.take_line(100) == b"a"
+    buffer = filled(b"a|b")
+    assert (buffer.take_line(100), buffer.take_until(b"|", 100)) == (None, b"a|")
 
 
 def test_a_line_is_found_before_one_that_came_after_a_search_for_something_else() -> None:
