@@ -169,7 +169,10 @@ class FastEngine(PublicEngine):
             raise self._again()
         data = self._calls.read(size)
         if type(data) is int:
-            self._raise(data, "read")
+            error = self._error_of(data)
+            data = self._calls.read(size)
+            if type(data) is int:
+                raise self._fail(error, "read") from error
         return data  # type: ignore[return-value]  # no int is left
 
     def write(self, data: bytes | memoryview) -> int:
@@ -178,11 +181,12 @@ class FastEngine(PublicEngine):
         count = self._calls.write(
             data if len(data) <= _LARGEST_RECORD else memoryview(data)[:_LARGEST_RECORD]
         )
-        if count is None:
-            return 0
-        if count <= 0:
-            self._raise(count, "write")
-        return count
+        if count is not None and count <= 0:
+            error = self._error_of(count)
+            count = self._calls.write(data[:_LARGEST_RECORD])
+            if count is not None and count <= 0:
+                raise self._fail(error, "write") from error
+        return count or 0
 
     def feed(self, ciphertext: bytes) -> None:
         self._calls.feed(ciphertext)
@@ -194,17 +198,19 @@ class FastEngine(PublicEngine):
         if not self._no_more:  # a new BIO would not know it
             self._calls.renew_bios()
 
-    def _raise(self, result: int, operation: str) -> None:
-        """Raise what a failed call left behind.
+    def _error_of(self, result: int) -> Exception:
+        """Give what a failed call left behind, and empty OpenSSL's error queue.
 
-        The error queue is the thread's: an entry that another connection left could be taken for
-        this one's. A connection that is well answers when it is asked again.
+        The queue is the thread's: what another connection left there can be taken for this one's
+        failure. So the call is made once more, and a connection that is well answers then.
         """
         try:
             self._calls.raise_error(result)
         except Exception as error:
-            raise self._fail(error, operation) from error
-        raise self._fail(SSL.Error([]), operation)
+            return error.with_traceback(None)
+        finally:
+            bindings.drain_errors()
+        return SSL.Error([])
 
 
 def new_engine(connection: SSL.Connection) -> PublicEngine:

@@ -28,6 +28,7 @@ from gnet.errors import SslError, fresh_ssl_error
 from gnet.options import SslHandshakeType
 from gnet.tls.engines import new_engine
 from gnet.tls.failures import TRUNCATED
+from gnet.tls.records import RecordBoundaries
 from gnet.transports import get_ident
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ _MOST_PULLS: Final = 4
 # After so much ciphertext the memory BIOs have grown; an idle connection gives them back.
 _RENEW_AFTER: Final = 32 * 1024
 
+# What is decrypted at most without having been asked for: one record.
+_LARGEST_AHEAD: Final = 16384
+
 # What is read and dropped at most when a client that never read closes (its tickets, not data).
 _LAST_READ: Final = 64 * 1024
 
@@ -65,19 +69,24 @@ class TlsTransport:
         "_ahead",
         "_answered",
         "_arrived",
+        "_boundaries",
         "_callback",
+        "_end_is_fine",
         "_ends",
         "_engine",
         "_has_read",
         "_has_sent",
+        "_one_record",
         "_out",
         "_plain",
         "_pull_size",
         "_pulled",
         "_pulling",
+        "_reads_ended",
         "_room",
         "_session",
         "_thread",
+        "_unanswered",
         "closed",
         "drained",
         "failure",
@@ -98,7 +107,10 @@ class TlsTransport:
         self._thread = get_ident()
         self._out = b""  # ciphertext that the kernel has not taken yet
         self._answered = 0  # bytes of it that reading made: answers to key updates
+        self._unanswered = False  # the engine may have written something since `_emit` looked
         self._ends = False  # the end of the stream follows when it is out
+        self._end_is_fine = session.allow_truncated  # ... of the peer's, without close_notify
+        self._reads_ended = False  # and it is here
         self._ahead = b""  # decrypted by a look ahead
         self._callback: Callable[[], None] | None = None
         self._pulling = False  # a greenlet waits on the descriptor for input
@@ -106,6 +118,8 @@ class TlsTransport:
         self._room: Event | None = None  # for readers: `_out` is below its limit again
         self._pull_size = _SMALLEST_PULL
         self._pulled = 0  # bytes since the BIOs were new
+        self._boundaries = RecordBoundaries()
+        self._one_record = False  # the last pull brought one whole record, and the engine had none
         self._has_read = self._has_sent = False  # application data
         self.drained = False
         self.failure: OSError | None = None
@@ -124,18 +138,23 @@ class TlsTransport:
         if self._ahead:
             data: bytes | None = self._ahead[:size]
             self._ahead = self._ahead[size:]
+            if not self._has_read:
+                self._note_first_read()
             return data
         engine = self._engine
         try:
             if not engine.is_open and not self._advance():
                 self.drained = True
                 return None
-            data = engine.read(size)
+            # Drained: the engine has been asked already, and has had nothing since.
+            data = None if self.drained and self.failure is None else engine.read(size)
             pulls = 0
             while data is None:
                 if pulls == _MOST_PULLS:
                     return None  # records without data, one after the other: let others run
                 if not self._pull():
+                    if self._reads_ended:
+                        return b""
                     self.drained = True
                     return None
                 pulls += 1
@@ -143,19 +162,24 @@ class TlsTransport:
                 if data is None:  # a record's start, or many that bring nothing: little at a time
                     self._pull_size = _SMALLEST_PULL
             if data and self._plain.drained:
-                data = self._read_on(data, size)
+                if self._one_record and pulls == 1 and len(data) < size:
+                    self.drained = True  # that was all of it
+                else:
+                    data = self._read_on(data, size)
             else:
                 self.drained = False
+                self._emit_quietly()  # there is more to come, so who reads may not wait for a long time
             if data and not self._has_read:
-                self._has_read = True
-                self._session.first_read()
+                self._note_first_read()
         except OSError as error:
-            if self._session.allow_truncated and isinstance(error, SslError) and error.reason == TRUNCATED:
-                return b""
-            self._raise(error)
-        finally:
+            self._unanswered = True  # the alert
             self._emit_quietly()
+            self._raise(error)
         return data
+
+    def _note_first_read(self) -> None:
+        self._has_read = True
+        self._session.first_read()
 
     def peek(self, size: int) -> bytes | None:
         """As `receive`, but the next `receive` gives the same bytes: they are kept here, decrypted."""
@@ -194,9 +218,32 @@ class TlsTransport:
             self._has_sent = True
             self._emit()
         except OSError as error:
-            self._failed(error)
-            raise
+            alert = None if isinstance(error, SslError) else self._last_words()
+            if alert is None:
+                self._failed(error)
+                raise
+            self._raise(alert)
         return taken
+
+    def _last_words(self) -> SslError | None:
+        """After the kernel refused to send: give the alert that the peer sent before it went, if it did.
+
+        Data that came before the alert is for the next `receive`; it stands in the way of looking further.
+        """
+        try:
+            for _ in range(_MOST_PULLS):
+                if self._ahead:
+                    break
+                data = self._engine.read(_LARGEST_AHEAD)
+                if data:
+                    self._ahead = data
+                elif data == b"" or not self._pull():
+                    break
+        except SslError as alert:
+            return None if alert.reason == TRUNCATED else alert
+        except OSError:
+            pass  # a reset, which is no news
+        return None
 
     def _read_on(self, data: bytes, size: int) -> bytes:
         """Add what the engine still has to `data`, to learn whether the next receive must wait."""
@@ -235,6 +282,7 @@ class TlsTransport:
 
     def _advance(self) -> bool:
         engine = self._engine
+        self._unanswered = True
         try:
             try:
                 while not engine.handshake():
@@ -266,11 +314,16 @@ class TlsTransport:
         if ciphertext is None:
             return False
         if not ciphertext:
+            if self._end_is_fine and self._engine.is_open:
+                self._reads_ended = True  # OpenSSL, if it knew, would refuse to write as well
+                return False
             self._engine.feed_eof()
             return True
         count = len(ciphertext)
         self._pulled += count
+        self._unanswered = True
         self._engine.feed(ciphertext)
+        self._one_record = self._boundaries.feed(ciphertext)
         self.drained = False
         if self._pulling:  # by somebody else than the one who waits for it
             self._plain.wake_reader()
@@ -282,21 +335,26 @@ class TlsTransport:
 
     def _emit(self) -> bool:
         """Hand the kernel what is to be sent; True if it took all. The rest follows by itself."""
+        self._unanswered = False
         made = self._engine.take()
         if made:
             self._pulled += len(made)
         out = self._out + made if self._out else made
         if not out:
             return True
-        self._out = out
-        sent = self._plain.send(out)
-        self._out = out[sent:]
-        if self._out:
+        try:
+            sent = self._plain.send(out)
+        except OSError:
+            self._out = b""
+            self._make_room()
+            raise
+        if sent < len(out):
+            self._out = out[sent:]
             self._plain.call_when_writable(self._on_writable)
             return False
-        self._answered = 0
-        if self._room is not None:
-            self._room.set()
+        self._out = b""
+        if self._answered:
+            self._make_room()
         if self._ends:
             self._ends = False
             self._plain.shutdown(_socket.SHUT_WR)
@@ -304,13 +362,20 @@ class TlsTransport:
 
     def _emit_quietly(self) -> None:
         """`_emit` what reading made, behind something that matters more than an error of sending."""
+        if not self._unanswered and not self._out:
+            return
         before = len(self._out)
         try:
             if not self._emit():
                 self._answered += max(0, len(self._out) - before)
         except OSError as error:
             self._failed(error)
-            self._out = b""
+
+    def _make_room(self) -> None:
+        """Let readers go on: what answered their records is out, or never will be."""
+        self._answered = 0
+        if self._room is not None:
+            self._room.set()
 
     def _on_writable(self) -> None:
         # In the hub: errors are kept, not raised.
@@ -331,6 +396,8 @@ class TlsTransport:
 
     def wait_readable(self) -> None:
         """Wait until `receive` is worth a try, or this transport was closed."""
+        if self._unanswered:
+            self._emit_quietly()
         self._at_rest()
         if self._answered >= _OUT_LIMIT:
             self._room = self._room or Event()
@@ -407,8 +474,12 @@ class TlsTransport:
 
     @property
     def pending(self) -> int:
-        """Bytes that are decrypted and not received."""
-        return len(self._ahead) + (self.connection.pending() if self._engine.is_open else 0)
+        """Bytes that have come and are not received, of one record at least if there are more."""
+        if not self._ahead and self._engine.is_open:
+            # Whole records may lie with the engine where neither the kernel nor OpenSSL count them.
+            with suppress(SslError):  # the engine keeps it for the next `receive`
+                self._ahead = self._engine.read(_LARGEST_AHEAD) or b""
+        return len(self._ahead)
 
     @property
     def has_handshake(self) -> bool:
@@ -439,9 +510,12 @@ class TlsTransport:
         """Keep a fatal error; on TLS a reset is no end of stream, but an attack cannot be ruled out."""
         if not isinstance(error, SslError):
             error = SslError(f"TLS: the connection broke: {error.strerror}", reason=TRUNCATED)
-        if self.failure is None:
+        known = self.failure
+        if known is None:
             self.failure = fresh_ssl_error(error)
             self._plain.wake_reader()
+        elif isinstance(known, SslError) and known.reason == TRUNCATED != error.reason:
+            self.failure = fresh_ssl_error(error)  # the alert that says why the connection broke
         return error
 
     def _raise(self, error: OSError) -> NoReturn:
@@ -472,20 +546,26 @@ class TlsTransport:
         """The peer was chosen long ago."""
 
     def shutdown(self, how: int) -> None:
-        """Send close_notify and end the write side, where the protocol allows to go on reading.
+        """End one direction or both: the write side with close_notify.
+
+        After SHUT_RD what has arrived can be read; then comes the end, with or without close_notify.
 
         Raises:
-            SslError: TLS 1.2, whose close_notify ends both directions; SHUT_RD.
+            SslError: SHUT_WR below TLS 1.3, where close_notify ends both directions; no handshake yet.
         """
-        if how != _socket.SHUT_WR:
-            raise SslError("shutdown: TLS has no end of the read side alone; use SHUT_WR or close")
         if not self._engine.is_open:
             raise SslError("shutdown: the handshake is not complete")
-        if self.connection.get_protocol_version_name() != "TLSv1.3":
-            raise SslError("shutdown: below TLS 1.3 a close_notify ends both directions; use close")
-        self._engine.shutdown()
-        self._ends = True  # the end of the stream follows what is still to be sent
-        self._emit()
+        if how == _socket.SHUT_WR and self.connection.get_protocol_version_name() != "TLSv1.3":
+            raise SslError(
+                "shutdown: below TLS 1.3 a close_notify ends both directions; use SHUT_RDWR or close"
+            )
+        if how != _socket.SHUT_WR:
+            self._end_is_fine = True
+            self._plain.shutdown(_socket.SHUT_RD)
+        if how != _socket.SHUT_RD:
+            self._engine.shutdown()
+            self._ends = True  # the end of the stream follows what is still to be sent
+            self._emit()
 
     def stop(self) -> None:
         """Refuse further calls and wake who waits, but keep the descriptor for a last flush."""
@@ -504,6 +584,7 @@ class TlsTransport:
         if self.failure is None and self._engine.is_open:
             self._session.closing()
             self._engine.shutdown()
+            self._unanswered = True
             self._emit_quietly()
             while self._out and not self.in_hub():  # emptied if the connection fails
                 deadline.arm()

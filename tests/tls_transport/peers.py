@@ -247,6 +247,10 @@ class RecordPeer:
         """Give the record that ends the stream."""
         return self._out.seal(*CLOSE_NOTIFY)
 
+    def alert(self, number: int) -> bytes:
+        """Give the record of a fatal alert."""
+        return self._out.seal(ALERT, bytes([2, number]))
+
     def key_update(self, *, request: bool) -> bytes:
         """Give a record that changes our keys, and asks the other end to do so if `request`."""
         record = self._out.seal(HANDSHAKE, bytes([KEY_UPDATE, 0, 0, 1, request]))

@@ -419,6 +419,33 @@ def test_an_error_of_another_connection_is_not_taken_for_ones_own(kind: Kind) ->
     assert "bad record mac" in ssl_error_of(ends.server.read, 10).reason
 
 
+class MistakenOnce:
+    """The calls of an engine, each of which fails once as if for what another connection left behind."""
+
+    def __init__(self, calls: Any) -> None:
+        self._calls = calls
+        self.mistakes = ["read", "write"]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.mistakes:
+            self.mistakes.remove(name)
+            return lambda data: -1
+        return getattr(self._calls, name)
+
+
+def test_a_call_that_fails_for_what_another_connection_left_is_made_again() -> None:
+    # As OpenSSL before 4.0 has it, whose SSL_get_error looks at the whole queue.
+    ends = connected(FastEngine)
+    client: Any = ends.client
+    calls = client._calls = MistakenOnce(client._calls)
+    assert ends.client.write(b"question") == 8
+    assert ends.client.read(10) is None
+    assert not calls.mistakes
+    assert ends.client.is_open
+    ends.server.feed(ends.client.take())
+    assert ends.server.read(100) == b"question"
+
+
 @every_engine
 def test_a_failure_leaves_the_queue_empty(kind: Kind) -> None:
     server = beginning(kind).server

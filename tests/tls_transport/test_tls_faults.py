@@ -22,6 +22,7 @@ import gevent
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from gevent import socket, ssl, subprocess
+from gevent.monkey import get_original
 from OpenSSL import SSL
 
 import gnet
@@ -737,6 +738,48 @@ def test_e13_a_client_that_lacks_its_certificate_gets_the_alert(version: str) ->
         service.wait_for_failures(1)
 
 
+@contextmanager
+def refused_client() -> Iterator[gnet.Socket]:
+    """A TLS 1.3 client without the certificate it needs: to it, the handshake was a success."""
+    server = openssl_context(server=True)
+    server.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+    with wire() as (ours, other):
+        theirs = gevent.spawn(error_of, Peer(other, server, server=True).handshake)
+        secure(ours, server=False)
+        assert "did not return a certificate" in str(theirs.get(timeout=GUARD / 1000))
+        other.close()
+        yield ours
+
+
+def send_until_refused(ours: gnet.Socket) -> BaseException:
+    """Send, wait for the reset that the kernel has for it, and give the error of the next send."""
+    with suppress(OSError):
+        ours.send(b"a request\n")
+    broken = get_original("select", "poll")()
+    broken.register(ours, 0)  # what the kernel tells unasked: errors and the end of both directions
+    assert broken.poll(GUARD)
+    return error_of(ours.send, b"another\n")
+
+
+def test_e13_a_send_that_meets_the_reset_first_says_why_it_came() -> None:
+    with refused_client() as ours:
+        for _ in range(2):
+            assert "certificate required" in str(send_until_refused(ours))
+        with pytest.raises(gnet.SslError, match="certificate required"):
+            ours.read_line()
+
+
+def test_e13_an_alert_behind_data_is_told_behind_the_data() -> None:
+    with with_record_peer(server=False) as (ours, peer):
+        peer.send(peer.data(b"a last line\nand a tail"), peer.alert(116))  # certificate_required
+        reset(peer.socket)
+        assert isinstance(send_until_refused(ours), OSError)
+        assert ours.read_line() == b"a last line"
+        assert ours.recv(10) == b"and a tail"
+        with pytest.raises(gnet.SslError, match="certificate required"):
+            ours.read_line()
+
+
 # E14: a peer that sends much and says nothing
 
 
@@ -843,7 +886,7 @@ def test_e14_a_reader_that_such_a_peer_holds_up_is_told_when_it_is_gone() -> Non
             for _ in range(6000):
                 peer.send(peer.key_update(request=True), peer.data(b"x"))
                 ours.recv(1, timeout=SOON)
-        reading = gevent.spawn(error_of, lambda: ours.recv(1 << 20))
+        reading = gevent.spawn(error_of, lambda: ours.recv_exactly(1 << 20))
         gevent.sleep(0)
         reset(peer.socket)
         with gevent.Timeout(5, AssertionError("the reader still waits")):

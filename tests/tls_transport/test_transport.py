@@ -623,13 +623,35 @@ def test_tls_1_2_refuses_to_half_close_and_goes_on() -> None:
         assert ours.recv(7) == b"so am I"
 
 
-@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_RDWR])
-def test_the_read_side_alone_has_no_end_on_tls(how: int) -> None:
-    with with_peer() as (ours, peer):
-        with pytest.raises(gnet.SslError, match="SHUT_WR"):
-            ours.shutdown(how)
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_the_read_side_ends_behind_what_has_arrived(version: str) -> None:
+    with with_peer(version=version) as (ours, peer):
+        peer.send(b"in time")
+        assert ours.recv(3) == b"in "
+        ours.shutdown(socket.SHUT_RD)
+        assert ours.recv(10) == b"time"
+        assert ours.recv(10) == b""
         ours.send(b"still here")
         assert peer.recv_exactly(10) == b"still here"
+
+
+def test_the_end_of_the_read_side_wakes_its_reader() -> None:
+    with with_peer() as (ours, _):
+        reading = gevent.spawn(list, ours.lines())
+        gevent.sleep(0)
+        ours.shutdown(socket.SHUT_RD)
+        assert reading.get(timeout=GUARD / 1000) == []
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_both_directions_end_at_once(version: str) -> None:
+    with with_peer(version=version) as (ours, peer):
+        ours.send(b"bye")
+        ours.shutdown(socket.SHUT_RDWR)
+        assert peer.recv_all() == b"bye"
+        assert ours.recv(1) == b""
+        with pytest.raises(BrokenPipeError):
+            ours.send(b"more")
 
 
 def test_there_is_nothing_to_shut_down_before_the_handshake() -> None:
@@ -680,6 +702,18 @@ def test_a_truncated_stream_is_an_end_where_the_context_allows_it() -> None:
         reset(peer.socket)
         with pytest.raises(gnet.SslError):
             ours.recv(100)
+
+
+def test_behind_an_end_that_the_context_allows_answers_can_be_sent() -> None:
+    with with_record_peer(context=server_context(allow_truncated=True)) as (ours, peer):
+        peer.send(peer.data(b"question"))
+        peer.socket.shutdown(socket.SHUT_WR)
+        assert ours.recv(100) == b"question"
+        ours.send(b"answer")
+        ours.close()
+        peer.receive_until(lambda _: False)
+        assert peer.received() == b"answer"
+        assert peer.records[-1] == CLOSE_NOTIFY
 
 
 def test_asking_for_the_sockets_error_does_not_make_an_end_of_a_reset() -> None:
