@@ -50,8 +50,10 @@ def accept_until_closed(listener: gnet.Socket, clients: set[gnet.Socket], handle
 
 def drain(clients: set[gnet.Socket], handlers: Group) -> None:
     for client in list(clients):
-        with suppress(OSError):  # it has gone in this very moment; or TLS, which has all of DRAIN_SECONDS
+        try:
             client.shutdown(socket.SHUT_RD)  # its handler reads what has arrived, and then the end
+        except OSError:  # it has gone in this very moment, or its TLS handshake is not complete
+            client.close(timeout=0)
     handlers.join(timeout=DRAIN_SECONDS)
     for client in list(clients):
         client.close(timeout=0)  # a reset, if it was not told all

@@ -547,7 +547,7 @@ class WriteQueue:
     __slots__ = ("pieces", "size", "went")
 
     def __init__(self) -> None:
-        self.pieces: list[bytes] = []
+        self.pieces: list[bytes | memoryview] = []
         """What `append` adds to; whoever adds here (a hot path) keeps `size` right."""
         self.size = 0
         """Bytes in the queue."""
@@ -561,7 +561,7 @@ class WriteQueue:
         self.pieces.append(data)
         self.size += len(data)
 
-    def joined(self) -> bytes:
+    def joined(self) -> bytes | memoryview:
         """Give all the bytes as one object and leave them here."""
         pieces = self.pieces
         if len(pieces) > 1:
@@ -573,7 +573,7 @@ class WriteQueue:
         self.went += size
         self.size -= size
         if self.size:
-            self.pieces[0] = self.pieces[0][size:]
+            self.pieces[0] = _without_start(self.pieces[0], size)
         else:
             self.pieces.clear()
 
@@ -581,3 +581,14 @@ class WriteQueue:
         """Drop everything."""
         self.pieces.clear()
         self.size = 0
+
+
+def _without_start(data: bytes | memoryview, size: int) -> bytes | memoryview:
+    """Give `data` without its first `size` bytes.
+
+    Copied each time, a large piece of which the kernel takes a little at a time would cost time in
+    the square of its size; never copied, it would stay in memory until its last byte is out. So it
+    is copied when half of it is out: all the copies together are no larger than the first piece.
+    """
+    rest = memoryview(data)[size:]
+    return rest if 2 * len(rest) > len(memoryview(rest.obj)) else bytes(rest)

@@ -1,7 +1,8 @@
 """The calls of a socket that move data: their checks and their documentation.
 
 The methods here check what they were given and hand it on: reads to `gnet.reading`, writes to
-`gnet.writing`, or both to `gnet.datagrams`. `gnet.sockets` adds making, connecting and closing.
+`gnet.writing`, or both to `gnet.datagrams`. `gnet.connecting` adds connecting and closing, `gnet.sockets`
+making.
 
 Timeouts are milliseconds or a `timedelta`, everywhere: -1 is no limit, `None` (the default) the
 socket's own `timeout`, 0 what is here now. One bounds the whole call. When it is over, the call

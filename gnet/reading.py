@@ -239,6 +239,11 @@ class StreamReader:
 
     # ------------------------------------------------------------------ state
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a greenlet waits in a read."""
+        return self._reading
+
     def use(self, transport: Transport) -> None:
         """Read from another transport from now on."""
         self._transport = transport

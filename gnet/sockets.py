@@ -1,8 +1,8 @@
 """`Socket`: Nim's socket on gevent, from its making to its closing.
 
 It is composed of a transport (`gnet.transports`), a reader and a writer (`gnet.reading`,
-`gnet.writing`; `gnet.datagrams` for datagrams). The calls that move data are in `gnet.dataflow`, those
-about options, addresses and errors in `gnet.handles`.
+`gnet.writing`; `gnet.datagrams` for datagrams). Connecting is in `gnet.connecting`, the calls that move
+data are in `gnet.dataflow`, those about options, addresses and errors in `gnet.handles`.
 """
 
 from __future__ import annotations
@@ -17,25 +17,23 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, Self
 
-import gevent
-
 from gnet.addresses import describe_sock_addr, sock_addr_text
 from gnet.checks import check_c_int, check_int
-from gnet.dataflow import DataSocket, is_safe
+from gnet.connecting import ConnectingSocket, peer_of
+from gnet.dataflow import is_safe
 from gnet.datagrams import DatagramReader, DatagramWriter
 from gnet.deadlines import NO_DEADLINE, NO_LIMIT, Deadline, Timeout, to_milliseconds
-from gnet.errors import BusyError, SslError, closed_error, raise_named
-from gnet.names import check_host
+from gnet.errors import SslError, raise_named
 from gnet.options import (
     AF_INET,
     AF_INET6,
-    AF_UNIX,
     IPPROTO_TCP,
     SOCK_SEQPACKET,
     SOCK_STREAM,
     SOMAXCONN,
     Port,
     SocketFlag,
+    SslAcceptResult,
 )
 from gnet.reading import StreamReader, UnbufferedReader
 from gnet.transports import PlainTransport
@@ -43,16 +41,11 @@ from gnet.turns import Turns
 from gnet.writing import StreamWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
-    from gnet.tls.transport import TlsTransport, UnconnectedTls
+    from gnet.tls.transport import TlsTransport
 
 __all__ = ["Socket", "new_socket"]
-
-# sun_path holds 108 bytes; a path needs one of them for its NUL, an abstract name begins with it.
-_LONGEST_PATH: Final = 107
-_LONGEST_ABSTRACT: Final = 108
 
 # Errors of accept(2) that belong to one connection that is gone, not to the listener (its man page).
 _GONE_BEFORE_ACCEPT: Final = frozenset(
@@ -71,12 +64,11 @@ _GONE_BEFORE_ACCEPT: Final = frozenset(
     if hasattr(errno, name)
 )
 
+# Of those, how many one look passes over.
+_MOST_GONE: Final = 16
+
 # Accepted sockets inherit TCP_NODELAY from their listener on Linux (and no other option is needed).
 _INHERITS_NO_DELAY: Final = sys.platform == "linux"
-
-# A Unix listener whose queue is full refuses a non-blocking connect with EAGAIN, and nothing tells
-# when there is room: try again after this many seconds, doubling up to the second value.
-_UNIX_RETRY_SECONDS: Final = (0.001, 0.05)
 
 _SAFE: Final = SocketFlag.SAFE_DISCONN
 
@@ -95,7 +87,7 @@ class _SocketLike(Protocol):
     def fileno(self) -> int: ...
 
 
-class Socket(DataSocket):
+class Socket(ConnectingSocket):
     """A socket in blocking style whose waits let other greenlets run. Nim's Socket.
 
     Make one with `new_socket`, `dial`, `Socket.adopt` or another socket's `accept`. It belongs to
@@ -103,7 +95,7 @@ class Socket(DataSocket):
     is `lines()`. Dropped unclosed, it closes itself with a `ResourceWarning`.
     """
 
-    __slots__ = ("__weakref__", "_accepts", "_buffered", "_connecting", "_turns")
+    __slots__ = ("__weakref__", "_accepts", "_buffered", "_turns")
 
     def __init__(self, raw: _socket.socket, *, buffered: bool = True, peer: object = None) -> None:
         """Take over a socket of the stdlib's C type; the functions named above are the usual ways.
@@ -117,7 +109,6 @@ class Socket(DataSocket):
     def _setup(self, transport: PlainTransport | TlsTransport, buffered: bool) -> None:
         self._turns: Turns | None = None  # of those that wait in accept
         kind = transport.socket.type
-        self._connecting = False
         self._accepts = kind in (SOCK_STREAM, SOCK_SEQPACKET)
         self._buffered = buffered and kind == SOCK_STREAM
         if kind == SOCK_STREAM:
@@ -161,7 +152,7 @@ class Socket(DataSocket):
         if not open_:
             raise ValueError("Socket.adopt: the socket is closed or detached")
         raw = _socket.socket(family, kind, protocol, fileno=sock.detach())
-        return cls(_prepared(raw), buffered=buffered, peer=_peer_of(raw))
+        return cls(_prepared(raw), buffered=buffered, peer=peer_of(raw))
 
     # ------------------------------------------------------------------ listening
 
@@ -240,34 +231,75 @@ class Socket(DataSocket):
         limit = self._timeout if timeout is None else to_milliseconds(timeout)
         safe = True if flags is _SAFE else is_safe(flags)
         transport = self._transport
-        if not self._accepts:
-            raise ValueError("accept: needs a stream socket; datagrams have recv_from")
+        self._check_accepts("accept")
         turns = self._turns
         if turns is None:
             turns = self._turns = Turns(transport, transport.wait_readable)
 
-        def attempt() -> tuple[PlainTransport | TlsTransport, Any] | None:
-            try:
-                return transport.accept()
-            except OSError as error:
-                if safe and error.errno in _GONE_BEFORE_ACCEPT:
-                    return None  # look again when the listener is readable, which it may be at once
-                raise_named(error, f"accept on {self._own_name()}")
-
         deadline = NO_DEADLINE if limit == NO_LIMIT else Deadline(limit)
         try:
-            accepted, peer = turns.take(attempt, deadline, "accept")
+            accepted, peer = turns.take(partial(self._accept_now, safe, "accept"), deadline, "accept")
         finally:
             deadline.close()
         if inheritable:
             os.set_inheritable(accepted.socket.fileno(), True)
-        client = Socket.from_transport(accepted, buffered=self._buffered, no_delay=not _INHERITS_NO_DELAY)
-        client.coalesce = True
-        return client, sock_addr_text(peer)
+        return self._accepted(accepted), sock_addr_text(peer)
 
     def accept(self, flags: SocketFlag = _SAFE, inheritable: bool = False, timeout: Timeout = None) -> Socket:
         """`accept_addr` without the address. Nim's accept, which forgets `inheritable`."""
         return self.accept_addr(flags, inheritable, timeout)[0]
+
+    def try_accept(self) -> tuple[SslAcceptResult, Socket | None]:
+        """Accept a connection if one is here; never wait, also not for those that wait in `accept`.
+
+        Returns:
+            `NO_CLIENT` and `None`: nobody is here.
+            `SUCCESS` and a socket as `accept` gives; on a TLS listener its handshake is complete,
+                which takes a client that answers within this very call.
+            `NO_HANDSHAKE` and a socket, on a TLS listener: the handshake was taken as far as it goes
+                without waiting. Go on with `do_handshake`, or a read or a write. Where it has failed
+                already, that call raises the `SslError`: this one does not, as the fault of one
+                client must not end a loop that accepts others.
+        Raises:
+            ClosedError. OSError: EMFILE among others. ValueError: a datagram socket.
+
+        For Nim's SslAcceptResult, whose one user there (acceptAddrSSL) is compiled out.
+        """
+        self._raw("try_accept")
+        self._check_accepts("try_accept")
+        answer = self._accept_now(True, "try_accept")
+        if answer is None:
+            return SslAcceptResult.NO_CLIENT, None
+        transport = answer[0]
+        client = self._accepted(transport)
+        try:
+            done = transport.handshake()
+        except SslError:  # the transport keeps it for the next call
+            done = False
+        except BaseException:
+            client.close(timeout=0)
+            raise
+        return SslAcceptResult.SUCCESS if done else SslAcceptResult.NO_HANDSHAKE, client
+
+    def _check_accepts(self, operation: str) -> None:
+        if not self._accepts:
+            raise ValueError(f"{operation}: needs a stream socket; datagrams have recv_from")
+
+    def _accept_now(self, safe: bool, operation: str) -> tuple[PlainTransport | TlsTransport, Any] | None:
+        """Take a connection that is here: its transport and its peer's socket address."""
+        for _ in range(_MOST_GONE):
+            try:
+                # Asked for here, as the listener may have become a TLS one during a wait.
+                return self._transport.accept()
+            except OSError as error:
+                if not safe or error.errno not in _GONE_BEFORE_ACCEPT:
+                    raise_named(error, f"{operation} on {self._own_name()}")
+        return None  # look again when the listener is readable, which it may be at once
+
+    def _accepted(self, transport: PlainTransport | TlsTransport) -> Socket:
+        client = Socket.from_transport(transport, buffered=self._buffered, no_delay=not _INHERITS_NO_DELAY)
+        client.coalesce = True
+        return client
 
     def _own_name(self) -> str:
         try:
@@ -275,289 +307,7 @@ class Socket(DataSocket):
         except OSError:
             return "a closed socket"
 
-    # ------------------------------------------------------------------ connecting
-
-    def connect(self, address: str, port: int = 0, timeout: Timeout = None) -> None:
-        """Connect to a host: each of its addresses of this socket's family in turn.
-
-        Args:
-            address: an IP literal or a host name.
-            timeout: for the look-up and all attempts; see `Socket.timeout`.
-        Raises:
-            ValueError: a Unix socket, no such port, no host name. socket.gaierror: an OSError.
-            OSError: of the last address tried. ClosedError.
-            TimeoutError: names the phase. If that was connecting, and whenever connecting is
-                interrupted, the socket is closed: the kernel would go on with the attempt.
-
-        Nim's connect, whose timeout does not cover the look-up, and which tries one address.
-        `gnet.dial` tries both families at once.
-        """
-        limit = self._timeout if timeout is None else to_milliseconds(timeout)
-        number = Port(port)
-        raw = self._raw("connect")
-        if raw.family not in (AF_INET, AF_INET6):
-            raise ValueError("connect: needs an AF_INET or AF_INET6 socket; a Unix one has connect_unix")
-        deadline = Deadline(limit)
-        try:
-            address = check_host(address, "connect")
-            self._transport.check_host(address)
-            targets = self._look_up(address, number, "connect", deadline)
-            for target in targets:
-                code = self._connect_to(target, deadline, "connect")
-                if not code:
-                    self._use(self._transport.established(address))
-                    self.finish_handshake(deadline, "connect", close=True)
-                    return
-        finally:
-            deadline.close()
-        raise OSError(code, f"connect to {describe_sock_addr(target)}: {os.strerror(code)}")
-
-    def connect_unix(self, path: str | bytes | os.PathLike[str], timeout: Timeout = None) -> None:
-        """Connect a Unix socket to a path, or to an abstract name (`"\0name"`).
-
-        Waits while the listener's queue is full.
-
-        Raises:
-            ValueError: not a Unix socket; too long; a NUL inside. OSError: with the path.
-            TimeoutError. ClosedError.
-
-        Nim's connectUnix.
-        """
-        limit = self._timeout if timeout is None else to_milliseconds(timeout)
-        target = self._unix_path(path, "connect_unix")
-        if self._transport.is_tls:
-            raise ValueError("connect_unix: a TLS client has no name to verify; use wrap_connected_socket")
-        deadline = Deadline(limit)
-        try:
-            code = self._connect_to(target, deadline, "connect_unix")
-        finally:
-            deadline.close()
-        if code:
-            raise OSError(code, f"connect_unix to {describe_sock_addr(target)}: {os.strerror(code)}")
-
-    def _connect_to(self, target: Any, deadline: Deadline, operation: str) -> int:
-        """Connect to a socket address, waiting; give an errno number, or 0 if that is done."""
-        transport = self._transport
-        if self._connecting:
-            raise BusyError(f"{operation}: another greenlet is already connecting this socket")
-        self._connecting = True
-        pause, longest_pause = _UNIX_RETRY_SECONDS
-        connecting = f"{operation} to {describe_sock_addr(target)}"
-        try:
-            while True:
-                if transport.closed:
-                    raise closed_error(operation)
-                try:
-                    code = transport.connect(target)
-                except OSError as error:  # what Python refuses outright, such as an address that is none
-                    raise_named(error, connecting)
-                if code in (errno.EINPROGRESS, errno.EALREADY):
-                    deadline.arm()
-                    transport.wait_writable()
-                elif code == errno.EAGAIN:
-                    deadline.arm()
-                    gevent.sleep(pause)
-                    pause = min(2 * pause, longest_pause)
-                else:
-                    break
-        except gevent.Timeout as expired:
-            mine = deadline.owns(expired)
-            if mine and not transport.closed and not transport.connect(target):
-                code = 0  # it was connected by then
-            else:
-                self.close(timeout=0)
-                if not mine:
-                    raise
-                raise deadline.error(f"{connecting} (the socket is closed now)") from None
-        except BaseException:
-            self.close(timeout=0)
-            raise
-        finally:
-            self._connecting = False
-        if not code:
-            transport.peer = target
-            transport.drained = False
-            transport.failure = None
-            self._reader.restart()
-        return code
-
-    def _unix_path(self, path: object, operation: str) -> bytes:
-        """Check the path or abstract name of a Unix socket."""
-        raw = self._raw(operation)
-        if raw.family != AF_UNIX:
-            raise ValueError(f"{operation}: needs an AF_UNIX socket")
-        if not isinstance(path, (str, bytes, os.PathLike)):
-            raise TypeError(
-                f"{operation}: expected a path as str, bytes or PathLike, got {type(path).__name__}"
-            )
-        name = os.fsencode(path)
-        abstract = name.startswith(b"\0")
-        limit = _LONGEST_ABSTRACT if abstract else _LONGEST_PATH
-        if len(name) > limit:
-            raise ValueError(f"{operation}: path of {len(name)} bytes (limit {limit}): {name[:40]!r}...")
-        if not abstract and b"\0" in name:
-            raise ValueError(f"{operation}: the path {name!r} has a NUL in it")
-        return name
-
-    # ------------------------------------------------------------------ TLS
-
-    def become_tls(
-        self, make: Callable[[PlainTransport], TlsTransport | UnconnectedTls], *, connected: bool
-    ) -> None:
-        """Have another transport made over this socket's, and use it (`SslContext` does).
-
-        Raises:
-            TypeError: it speaks TLS already. ValueError: a datagram socket; not connected, or
-                connected, where it should be the other. SslError: bytes had arrived in clear.
-        """
-        raw = self._raw("wrap")
-        transport = self._transport
-        if not isinstance(transport, PlainTransport):
-            raise TypeError("wrap: the socket speaks TLS already")
-        if raw.type != SOCK_STREAM:
-            raise ValueError("wrap: needs a stream socket")
-        if connected and _peer_of(raw) is None:
-            raise ValueError("wrap_connected_socket: the socket is not connected; use wrap_socket")
-        if not connected and _peer_of(raw) is not None:
-            raise ValueError("wrap_socket: the socket is connected; use wrap_connected_socket")
-        if self._reader.has_data():
-            raise SslError(
-                f"wrap_connected_socket: bytes from {transport.describe()} had arrived in clear before the "
-                "handshake; who sent them is not known (STARTTLS injection)",
-                reason="data in clear",
-            )
-        if connected:
-            self._writer.flush(self._timeout, "wrap_connected_socket")  # in clear, as it was sent
-        self._use(make(transport))
-
-    def do_handshake(self, timeout: Timeout = None) -> None:
-        """Make the TLS handshake now, and not with the first read or write. Idempotent.
-
-        Raises:
-            SslError: it failed; or this is no TLS socket. TimeoutError: it can be gone on with.
-            ClosedError.
-        """
-        limit = self._timeout if timeout is None else to_milliseconds(timeout)
-        self._raw("do_handshake")
-        self._connection("do_handshake")
-        deadline = Deadline(limit)
-        try:
-            self.finish_handshake(deadline, "do_handshake", close=False)
-        finally:
-            deadline.close()
-
-    def finish_handshake(self, deadline: Deadline, operation: str, *, close: bool) -> None:
-        """Make the handshake, if the transport has one (`connect` and `dial` do).
-
-        Args:
-            close: give up the socket if this is cut short or fails.
-        """
-        transport = self._transport
-        where = f"{operation} to {transport.describe()}"
-        try:
-            while not transport.handshake():
-                deadline.arm()
-                transport.wait_readable()
-                if transport.closed:
-                    raise closed_error(operation)
-        except gevent.Timeout as expired:
-            mine = deadline.owns(expired)
-            try:
-                if mine and not transport.closed and transport.handshake():
-                    return  # what it needed was there by then
-            except SslError as error:
-                if close:
-                    self.close(timeout=0)
-                raise_named(error, where)
-            if close:
-                self.close(timeout=0)
-            if not mine:
-                raise
-            raise deadline.error(f"{where} (TLS handshake)") from None
-        except SslError as error:
-            if close:
-                self.close(timeout=0)
-            raise_named(error, where)
-        except BaseException:
-            if close:
-                self.close(timeout=0)
-            raise
-
-    def _use(self, transport: PlainTransport | TlsTransport | UnconnectedTls) -> None:
-        """Use another transport from now on."""
-        if transport is self._transport:
-            return
-        self._transport = transport  # type: ignore[assignment]  # it offers the same
-        self._turns = None
-        self._reader.use(transport)
-        self._writer.use(transport)
-
-    # ------------------------------------------------------------------ ending
-
-    def shutdown(self, how: int) -> None:
-        """Send what is queued, then end one direction or both.
-
-        Args:
-            how: `socket.SHUT_WR` (the peer reads an end of stream), `SHUT_RD` or `SHUT_RDWR`.
-        Raises:
-            ValueError: none of these. TimeoutError: the queue did not go within `timeout`.
-            ClosedError; OSError: ENOTCONN if there is no connection (any more).
-        """
-        ways = (_stdlib_socket.SHUT_RD, _stdlib_socket.SHUT_WR, _stdlib_socket.SHUT_RDWR)
-        if how not in ways:
-            raise ValueError(f"shutdown: expected SHUT_RD, SHUT_WR or SHUT_RDWR, got {how!r}")
-        self._raw("shutdown")
-        if how != _stdlib_socket.SHUT_RD:
-            self._writer.flush(self._timeout, "shutdown")
-        try:
-            self._transport.shutdown(how)
-        except OSError as error:
-            raise_named(error, f"shutdown of {self._transport.describe()}")
-        if how != _stdlib_socket.SHUT_RD:
-            self._writer.shut()
-
-    def close(self, flags: SocketFlag = _SAFE, timeout: Timeout = 1000) -> None:
-        """Close the socket. Idempotent.
-
-        Greenlets that wait in it get `ClosedError` at once. Bytes that `send` took and the kernel
-        has not are waited for; if that takes too long, or a message was cut, the peer sees a reset
-        instead of an orderly end (on TCP; Unix sockets know none).
-
-        Args:
-            flags: as in Nim; a plain socket closes without errors in any case.
-            timeout: for those bytes; see `Socket.timeout`, but 1,000 ms unless given.
-
-        Nim's close.
-        """
-        limit = to_milliseconds(timeout)
-        if flags is not _SAFE:
-            is_safe(flags)
-        transport = self._transport
-        if transport.closed:
-            return
-        transport.check_thread()
-        transport.stop()
-        self._reader.close()
-        whole = False
-        try:
-            whole = self._writer.close(limit)
-        finally:
-            transport.close(reset=not whole)
-
-    def detach(self) -> int:
-        """Give up the descriptor, blocking again, and give its number; the socket is done.
-
-        Raises:
-            ValueError: bytes are buffered in either direction; read or `flush` them first.
-            ClosedError.
-        """
-        self._raw("detach")
-        if self._reader.has_data() or self._writer.unsent:
-            raise ValueError("detach: bytes are buffered; read or flush them first")
-        descriptor = self._transport.detach()
-        self._reader.close()
-        self._writer.close(0)
-        return descriptor
+    # ------------------------------------------------------------------ as an object
 
     def __reduce__(self) -> NoReturn:
         # copy and pickle would make a second owner of the descriptor.
@@ -633,7 +383,7 @@ def new_socket(
         raise_named(error, what + hint)
     if inheritable:
         os.set_inheritable(raw.fileno(), True)
-    return Socket(_prepared(raw), buffered=buffered, peer=_peer_of(raw) if fd is not None else None)
+    return Socket(_prepared(raw), buffered=buffered, peer=peer_of(raw) if fd is not None else None)
 
 
 def _prepared(raw: _socket.socket) -> _socket.socket:
@@ -642,10 +392,3 @@ def _prepared(raw: _socket.socket) -> _socket.socket:
         with suppress(OSError):  # SCTP and others that are no TCP, or a connection that is gone already
             raw.setsockopt(_stdlib_socket.IPPROTO_TCP, _stdlib_socket.TCP_NODELAY, 1)
     return raw
-
-
-def _peer_of(raw: _socket.socket) -> object:
-    try:
-        return raw.getpeername()
-    except OSError:
-        return None

@@ -15,7 +15,7 @@ import gevent.socket
 import pytest
 
 import gnet
-from gnet import SOBool, SocketFlag
+from gnet import SOBool, SocketFlag, SslAcceptResult
 from tests.faults.peers import elapsed
 from tests.loopback import (
     GUARD,
@@ -24,6 +24,7 @@ from tests.loopback import (
     buffering,
     error_of,
     families,
+    in_another_thread,
     listening,
     listening_unix,
     needs_ipv6,
@@ -344,3 +345,94 @@ def test_a_connection_that_is_gone_before_it_is_accepted_is_an_error_without_saf
         with pytest.raises(ConnectionAbortedError, match=r"accept on 127\.0\.0\.1:\d+: Software caused"):
             server.accept(SocketFlag(0), timeout=GUARD)
         server.accept(SocketFlag(0), timeout=GUARD).close()
+
+
+def test_a_connection_that_is_gone_does_not_hide_the_one_behind_it() -> None:
+    with aborting_listener() as server, gnet.dial(*server.get_local_addr()):
+        server.accept(timeout=0).close()
+
+
+# Accepting without waiting
+
+
+def test_trying_to_accept_finds_nobody_where_nobody_is() -> None:
+    with listening() as server:
+        assert server.try_accept() == (SslAcceptResult.NO_CLIENT, None)
+
+
+@buffering
+def test_trying_to_accept_gives_a_socket_as_accept_does(buffered: bool) -> None:
+    with listening(buffered=buffered) as server, gnet.dial(*server.get_local_addr()) as client:
+        client.send(b"line\nrest")
+        result, accepted = server.try_accept()
+        assert accepted is not None
+        with accepted:
+            assert result is SslAcceptResult.SUCCESS
+            assert accepted.get_peer_addr() == client.get_local_addr()
+            assert accepted.read_line(timeout=GUARD) == b"line"
+            assert accepted.has_data_buffered() is buffered
+            assert (accepted.coalesce, accepted.is_ssl()) == (True, False)
+            assert accepted.get_sock_opt(SOBool.NO_DELAY) is True
+        assert server.try_accept() == (SslAcceptResult.NO_CLIENT, None)
+
+
+def test_trying_to_accept_works_over_unix() -> None:
+    with listening_unix() as server, unix_socket() as client:
+        client.connect_unix(server.get_local_addr()[0], timeout=GUARD)
+        result, accepted = server.try_accept()
+        assert accepted is not None
+        accepted.close()
+        assert result is SslAcceptResult.SUCCESS
+
+
+def test_trying_to_accept_lets_nobody_else_run() -> None:
+    with listening(backlog=128) as server:
+        clients = [gnet.dial(*server.get_local_addr()) for _ in range(100)]
+        other = gevent.spawn(lambda: None)
+        results = []
+        for _ in range(200):
+            result, accepted = server.try_accept()
+            results.append(result)
+            if accepted is not None:
+                accepted.close()
+        assert not other.ready()
+        assert results == [SslAcceptResult.SUCCESS] * 100 + [SslAcceptResult.NO_CLIENT] * 100
+        other.join()
+        for client in clients:
+            client.close()
+
+
+def test_trying_to_accept_comes_before_those_who_wait_and_they_wait_on() -> None:
+    with listening() as server:
+        waiting = gevent.spawn(server.accept, timeout=GUARD)
+        gevent.idle()
+        with gevent.socket.socket() as first, gevent.socket.socket() as second:
+            first.setblocking(False)
+            assert first.connect_ex(server.get_local_addr()) == errno.EINPROGRESS
+            _result, accepted = server.try_accept()
+            assert accepted is not None
+            with accepted:
+                assert accepted.get_peer_addr() == first.getsockname()
+            second.connect(server.get_local_addr())
+            with waiting.get(timeout=GUARD / 1000) as other:
+                assert other.get_peer_addr() == second.getsockname()
+
+
+def test_trying_to_accept_passes_over_a_connection_that_is_gone() -> None:
+    with aborting_listener() as server, gnet.dial(*server.get_local_addr()):
+        result, accepted = server.try_accept()
+        assert result is SslAcceptResult.SUCCESS
+        assert accepted is not None
+        accepted.close()
+
+
+def test_trying_to_accept_where_that_makes_no_sense_is_an_error() -> None:
+    with udp_socket() as datagrams, pytest.raises(ValueError, match="try_accept: needs a stream socket"):
+        datagrams.try_accept()
+    with gnet.new_socket() as socket:
+        socket.bind_addr(address="127.0.0.1")
+        with pytest.raises(OSError, match=r"try_accept on 127\.0\.0\.1:\d+: Invalid argument"):
+            socket.try_accept()
+        assert isinstance(in_another_thread(socket.try_accept), RuntimeError)
+    with pytest.raises(gnet.ClosedError, match="try_accept"):
+        socket.try_accept()

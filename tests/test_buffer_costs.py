@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pytest
 
-from gnet.buffers import LimitReachedError, ReadBuffer
+from gnet.buffers import LimitReachedError, ReadBuffer, WriteQueue
 from tests.test_buffers import (
     JOINED,
     LARGEST_BLOCK,
@@ -444,3 +444,26 @@ def test_a_line_without_end_in_parts_never_holds_more_than_the_limit_and_two_seg
     assert given + len(buffer) == 500 * 4000
     # A bytearray that grows has an eighth to spare.
     assert most <= 1.2 * (65536 + 2 * 4000)
+
+
+# The write queue
+
+
+def test_a_large_message_of_which_the_kernel_takes_little_at_a_time_costs_linear_time() -> None:
+    taken = 64 * 1024  # that a send to a slow peer gives the kernel at once
+
+    def drain(megabytes: int) -> None:
+        queue = WriteQueue()
+        queue.append(bytes(megabytes << 20))
+        while queue.size:
+            queue.discard(len(queue.joined()[:taken]))
+
+    assert_linear(drain, 64)
+
+
+def test_a_large_message_does_not_stay_until_its_last_byte_is_out() -> None:
+    queue = WriteQueue()
+    queue.append(bytes(1 << 20))
+    while queue.size > 1000:
+        queue.discard(1000)
+        assert sum(len(memoryview(piece).obj) for piece in queue.pieces) <= 2 * queue.size

@@ -1,4 +1,4 @@
-"""gnet.sockets: connecting to addresses, names and Unix paths.
+"""gnet.connecting: connecting to addresses, names and Unix paths.
 
 Faults on the way are `tests.faults.test_connecting`.
 """
@@ -164,6 +164,18 @@ def test_a_connect_that_was_cut_leaves_a_closed_socket(kill: bool) -> None:
         for call in CLOSED_CALLS.values():
             with pytest.raises(gnet.ClosedError, match="the socket is closed"):
                 call(client)
+
+
+@pytest.mark.parametrize("looks_up", [False, True], ids=["connecting", "looking up the name"])
+def test_a_second_connect_at_once_is_refused_and_the_first_goes_on(looks_up: bool) -> None:
+    with listening() as server, gnet.new_socket() as client:
+        host, port = server.get_local_addr()
+        first = gevent.spawn(client.connect, "localhost" if looks_up else host, port, GUARD)
+        gevent.sleep(0)
+        with pytest.raises(gnet.BusyError, match="connect: another greenlet is already connecting"):
+            client.connect(host, port)
+        first.get()
+        assert client.get_peer_addr() == (host, port)
 
 
 def test_closing_wakes_who_waits_in_connect() -> None:

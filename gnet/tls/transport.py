@@ -18,6 +18,8 @@ waits on the descriptor; the others wait for it to have pulled.
 from __future__ import annotations
 
 import _socket
+import errno
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -386,19 +388,15 @@ class TlsTransport:
             if self._callback is not None:
                 self._callback()
 
-    def _at_rest(self) -> None:
-        """Before what may be a long wait: give back what a burst took."""
-        if self._pulled >= _RENEW_AFTER and not self._out:
-            self._pulled = 0
-            self._engine.renew()
-
     # ------------------------------------------------------------------ waiting
 
     def wait_readable(self) -> None:
         """Wait until `receive` is worth a try, or this transport was closed."""
         if self._unanswered:
             self._emit_quietly()
-        self._at_rest()
+        if self._pulled >= _RENEW_AFTER and not self._out:
+            self._pulled = 0  # what may be a long wait: give back what a burst took
+            self._engine.renew()
         if self._answered >= _OUT_LIMIT:
             self._room = self._room or Event()
             self._room.clear()
@@ -662,6 +660,25 @@ class UnconnectedTls:
         except BaseException:
             plain.close()
             raise
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Not before it is connected: what is to be encrypted would go out in clear."""
+        raise self._not_connected()
+
+    def receive(self, size: int) -> bytes | None:
+        """Not before it is connected."""
+        raise self._not_connected()
+
+    def peek(self, size: int) -> bytes | None:
+        """Not before it is connected."""
+        raise self._not_connected()
+
+    def _not_connected(self) -> OSError:
+        # The kernel may be further already: another greenlet is inside `connect`.
+        self._plain.check_thread()
+        error = OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        self._plain.fail(error)
+        return error
 
     def established(self, host: str) -> TlsTransport:
         """Give the transport of the connection that `connect` made, as a client of `host`."""

@@ -11,7 +11,7 @@ from gevent import socket
 
 import gnet
 from gnet import SslHandshakeType
-from tests.faults.peers import black_hole, elapsed
+from tests.faults.peers import black_hole, elapsed, wait_until
 from tests.loopback import LATE, SOON
 from tests.tls_transport.keys import HOST, client_context, openssl_context, server_context
 from tests.tls_transport.peers import GUARD, Peer, at_once, error_of, plain_listener, wire
@@ -80,9 +80,7 @@ def test_the_deadline_of_a_wrap_covers_what_is_still_to_be_sent_in_clear() -> No
         assert_wraps(ours, other)
 
 
-def test_the_time_for_the_handshake_is_what_is_left_after_sending_in_clear(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_one_deadline_covers_what_is_sent_in_clear_and_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
 
     class Counted(gevent.Timeout):
@@ -91,17 +89,14 @@ def test_the_time_for_the_handshake_is_what_is_left_after_sending_in_clear(
             super().start()
 
     with stuck() as (ours, other):
-        context = server_context()
         monkeypatch.setattr(gevent, "Timeout", Counted)
-        wrapping = gevent.spawn(
-            error_of,
-            lambda: context.wrap_connected_socket(ours, SslHandshakeType.AS_SERVER, timeout=20 * SOON),
-        )
-        assert fetch(other) == QUEUED  # and not a word of TLS
-        error = wrapping.get()
-        assert isinstance(error, gnet.TimeoutError)
-        assert str(error).endswith("(TLS handshake): not done within 400 ms")
-        assert started == [0.4]  # one timer for both
+        wrapping = gevent.spawn(error_of, wrap, ours)
+        assert fetch(other) == QUEUED
+        wait_until(ours.is_ssl, "the handshake does not begin")
+        gevent.idle()  # and now it waits
+        assert started == [GUARD / 1000]
+        ours.close(timeout=0)
+        assert isinstance(wrapping.get(), gnet.ClosedError)
 
 
 def test_a_handshake_that_was_cut_by_the_deadline_can_be_gone_on_with() -> None:
@@ -162,9 +157,10 @@ def test_bytes_in_clear_that_the_kernel_has_are_no_handshake() -> None:
 @pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
 def test_a_wrap_is_refused_while_another_greenlet_reads(buffered: bool) -> None:
     with plain_listener() as listener, gnet.new_socket(buffered=buffered) as ours:
+        ours.timeout = GUARD
         ours.connect(*listener.getsockname())
         with listener.accept()[0] as other:
-            reading = gevent.spawn(ours.read_line, GUARD)
+            reading = gevent.spawn(ours.read_line)
             gevent.idle()
             with pytest.raises(
                 gnet.BusyError, match=r"wrap_connected_socket: another greenlet is reading from 127\.0\.0\.1"
@@ -273,3 +269,34 @@ def test_a_wrap_without_effect_does_not_stand_in_the_way_of_the_next_connect() -
             connecting.get()
             ours.send(b"secret")
             assert peer.recv_exactly(6) == b"secret"
+
+
+@pytest.mark.parametrize("call", ["send", "try_send", "recv", "peek"])
+def test_a_wrapped_socket_moves_nothing_in_clear_while_another_greenlet_connects_it(call: str) -> None:
+    with plain_listener() as listener, gnet.new_socket() as ours:
+        client_context().wrap_socket(ours)
+        connecting = gevent.spawn(ours.connect, *listener.getsockname(), GUARD)
+        gevent.sleep(0)  # the kernel is connected by now, which that greenlet has not learnt yet
+        if call == "try_send":
+            assert not ours.try_send(b"secret")
+        else:
+            with pytest.raises(OSError, match=f"{call} .*not connected"):
+                getattr(ours, call)(b"secret" if call == "send" else 1, timeout=SOON)
+        with Peer(listener.accept()[0], openssl_context(server=True), server=True) as peer:
+            peer.handshake()
+            connecting.get()
+            ours.send(b"hello")
+            assert peer.recv_exactly(5) == b"hello"
+            peer.send(b"there")
+            assert ours.recv(5, GUARD) == b"there"
+
+
+def test_a_connection_that_can_not_become_tls_is_closed_and_does_not_stay_in_clear() -> None:
+    context = client_context()
+    with plain_listener() as listener, gnet.new_socket() as ours:
+        context.wrap_socket(ours)
+        context.destroy_context()
+        assert isinstance(error_of(ours.connect, *listener.getsockname(), GUARD), gnet.SslError | ValueError)
+        assert ours.closed
+        with listener.accept()[0] as other:
+            assert other.recv(1) == b""
