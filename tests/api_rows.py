@@ -1,28 +1,17 @@
 """What gnet has of Nim's `net`, and beyond it: for each row its names and the tests that check them.
 
-A name is one of `gnet.__all__`, or `Socket.x` for what a socket has. A test is `module::function`, from
-`tests` on. `test_exports.py` holds this against the package and against the tests, both ways.
+A name is one of `gnet.__all__`, or `Socket.x` and `SslContext.x` for what those have. A test is
+`module::function`, from `tests` on. `test_exports.py` holds this against the package and against the tests,
+both ways. The rows about TLS are in `api_rows_tls.py`, the signatures in `api_signatures.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from tests.api_rows_tls import GENERAL_TLS_ROWS, NIM_TLS_ROWS, OWN_TLS_ROWS, row
 
-@dataclass(frozen=True)
-class Row:
-    """One row: names of gnet, apart by spaces, and the tests of what the row decides."""
-
-    names: str
-    tests: tuple[str, ...]
-
-
-def row(names: str, *tests: str) -> Row:
-    return Row(names, tests)
-
-
-# Rows of Nim's `net`, by the names they have there.
+# Rows of Nim's `net` that have nothing to do with TLS, by the names they have there.
 
 NIM_ROWS: Final = {
     "SocketImpl, Socket": row(
@@ -125,6 +114,8 @@ NIM_ROWS: Final = {
         "test_accepting::test_several_greenlets_accept_and_each_gets_one_in_the_order_they_came",
         "test_accepting::test_a_connection_that_is_gone_before_it_is_accepted_is_passed_over",
         "test_accepting::test_a_connection_that_is_gone_before_it_is_accepted_is_an_error_without_safe_disconn",
+        "tls_transport.test_tls_faults::test_c13_clients_that_connect_and_leave_are_passed_over",
+        "tls_transport.test_transport::test_whoever_comes_first_makes_the_handshake",
     ),
     "close": row(
         "Socket.close Socket.closed",
@@ -134,6 +125,9 @@ NIM_ROWS: Final = {
         "test_closing::test_a_close_that_cannot_hand_over_what_was_sent_resets_the_connection",
         "test_closing::test_a_closed_socket_says_so_in_every_call",
         "test_cancellation::test_an_interrupted_close_closes_and_ends_in_order_only_if_all_went",
+        "tls_transport.test_transport::test_close_sends_close_notify_once",
+        "tls_transport.test_transport::test_close_does_not_wait_for_a_peer_that_does_not_read",
+        "tls_transport.test_transport::test_a_client_that_closes_without_ever_having_read_loses_nothing",
     ),
     "toCInt": row("SOBool", "test_options::test_options_have_the_numbers_recorded_from_nim"),
     "getSockOpt, setSockOpt": row(
@@ -163,7 +157,10 @@ NIM_ROWS: Final = {
         "test_connecting::test_a_full_queue_is_waited_for_no_longer_than_the_timeout",
     ),
     "hasDataBuffered": row(
-        "Socket.has_data_buffered", "test_reading::test_a_buffered_socket_reads_ahead_and_says_so"
+        "Socket.has_data_buffered",
+        "test_reading::test_a_buffered_socket_reads_ahead_and_says_so",
+        "tls_transport.test_transport::test_what_openssl_holds_counts_as_buffered",
+        "tls_transport.test_transport::test_records_that_were_taken_from_the_kernel_count_as_buffered",
     ),
     "recv": row(
         "Socket.recv Socket.recv_into",
@@ -221,13 +218,14 @@ NIM_ROWS: Final = {
         "test_handles::test_a_plain_socket_is_no_tls_socket_before_and_after_it_is_closed",
         "test_handles::test_a_socket_shows_its_descriptor_and_where_it_leads",
         "test_closing::test_closing_is_done_once_and_again_without_effect",
+        "test_nim_facts_tls::test_a_wrapped_socket_is_an_ssl_socket_without_data_and_its_handshake_is_to_come",
     ),
     "IPv4_any … IPv6_loopback": row(
         "ipv4_any ipv4_loopback ipv4_broadcast ipv6_any ipv6_loopback",
         "test_addresses::test_the_constants_are_those_of_nim",
     ),
     "dial": row(
-        "dial Socket.from_transport",
+        "dial",
         "test_dialing::test_dialling_an_address_gives_a_connected_socket",
         "test_dialing::test_dialling_a_name_tries_both_families",
         "test_dialing::test_a_dialled_socket_is_buffered_as_was_asked_for",
@@ -238,6 +236,8 @@ NIM_ROWS: Final = {
         "test_dialing::test_literal_addresses_and_localhost_never_reach_the_threads_of_the_resolver",
         "faults.test_connecting::test_a17_a_dead_first_address_costs_one_stagger_and_no_descriptor",
         "faults.test_connecting::test_a17_a_dial_that_is_ended_in_any_phase_leaves_no_descriptor",
+        "tls.test_trust::test_e4_the_name_that_was_asked_for_counts_and_not_the_address_it_leads_to",
+        "tls.test_trust::test_a_refused_peer_leaves_no_socket_open",
     ),
     "connect": row(
         "Socket.connect",
@@ -248,6 +248,7 @@ NIM_ROWS: Final = {
         "test_connecting::test_a_connect_without_an_answer_ends_in_time_and_names_what_it_did",
         "test_connecting::test_a_connect_that_was_cut_leaves_a_closed_socket",
         "test_connecting::test_what_is_no_target_is_refused_and_the_socket_is_as_before",
+        "tls_transport.test_tls_faults::test_d6_a_client_handshake_that_times_out_names_its_phase",
     ),
     "getPrimaryIPAddr": row(
         "get_primary_ip_addr",
@@ -309,6 +310,7 @@ OWN_ROWS: Final = {
         "Socket.flush",
         "test_dataflow::test_a_flush_waits_until_the_kernel_has_all_and_no_longer_than_its_timeout",
         "test_cancellation::test_an_interrupted_flush_loses_nothing",
+        "tls_transport.test_transport::test_flush_waits_for_the_ciphertext",
     ),
     "shutdown": row(
         "Socket.shutdown",
@@ -316,6 +318,8 @@ OWN_ROWS: Final = {
         "test_closing::test_after_the_read_side_is_shut_down_reads_end_and_sends_go_on",
         "test_closing::test_a_shutdown_of_both_sides_ends_both",
         "test_closing::test_what_is_queued_goes_out_before_the_end",
+        "tls_transport.test_transport::test_tls_1_3_half_closes",
+        "tls_transport.test_transport::test_tls_1_2_refuses_to_half_close_and_goes_on",
     ),
     "coalesce": row(
         "Socket.coalesce",
@@ -327,6 +331,7 @@ OWN_ROWS: Final = {
         "Socket.detach",
         "test_closing::test_a_detached_descriptor_is_blocking_again_and_the_socket_is_done",
         "test_closing::test_detaching_is_refused_while_bytes_are_buffered_in_either_direction",
+        "tls_transport.test_transport::test_the_descriptor_of_a_tls_socket_is_not_given_away",
     ),
     "with": row(
         "Socket.__enter__ Socket.__exit__",
@@ -380,6 +385,7 @@ GENERAL_ROWS: Final = {
         "test_errors::test_errors_of_the_connection_are_os_errors_without_a_number",
         "test_reading::test_a_second_reader_is_refused_and_the_first_one_gets_the_data",
         "test_closing::test_no_error_is_its_own_cause",
+        "test_errors::test_none_of_the_connection_errors_is_caught_as_another_one",
     ),
     "sticky errors": row(
         "", "faults.test_network::test_a1_a_reset_that_another_call_meets_first_is_no_clean_end_for_reads"
@@ -388,6 +394,8 @@ GENERAL_ROWS: Final = {
         "",
         "faults.test_network::test_a1_a_reset_reads_as_the_end_under_safe_disconn",
         "faults.test_network::test_a1_a_reset_is_raised_by_every_read_again_and_again",
+        "tls_transport.test_tls_faults::test_e1_a_stream_without_close_notify_is_an_error_after_its_data",
+        "tls_transport.test_transport::test_asking_for_the_sockets_error_does_not_make_an_end_of_a_reset",
     ),
     "threads": row(
         "",
@@ -397,13 +405,6 @@ GENERAL_ROWS: Final = {
     ),
 }
 
-ROWS: Final = NIM_ROWS | OWN_ROWS | GENERAL_ROWS
+TABLES: Final = (NIM_ROWS, NIM_TLS_ROWS, OWN_ROWS, OWN_TLS_ROWS, GENERAL_ROWS, GENERAL_TLS_ROWS)
 
-# Rows that need TLS: nothing of them is there yet, not even in part.
-
-TLS_NAMES: Final = (
-    "Certificate SslError SslCVerifyMode SslProtVersion SslContext SslAcceptResult SslHandshakeType "
-    "SslClientGetPskFunc SslServerGetPskFunc raise_ssl_error get_ssl_context_extra_data_index new_context "
-    "CIPHERS_INTERMEDIATE get_peer_certificates Socket.get_psk_identity Socket.get_peer_certificates "
-    "Socket.do_handshake Socket.alpn_protocol Socket.try_accept Socket.got_handshake Socket.ssl_handle"
-)
+ROWS: Final = {name: found for table in TABLES for name, found in table.items()}

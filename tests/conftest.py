@@ -31,9 +31,11 @@ _PROGRAMS_REQUIRED: Final = os.environ.get("GNET_TEST_REQUIRE_PROGRAMS") == "1"
 _REPLACED: Final = "_GNET_TEST_REPLACED"
 
 # Where the programs that tests may ask for come from; `.ci/run` installs these packages.
-_DEBIAN_PACKAGES: Final = {
+DEBIAN_PACKAGES: Final = {
     "curl": "curl",
+    "gcc": "build-essential",
     "ip": "iproute2",
+    "nginx": "nginx",
     "openssl": "openssl",
     "redis-benchmark": "redis-tools",
     "redis-cli": "redis-tools",
@@ -161,7 +163,7 @@ def require_program(name: str) -> str:
     path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
     if path is not None:
         return path
-    message = f"{name} is not installed (Debian package {_DEBIAN_PACKAGES.get(name, name)})"
+    message = f"{name} is not installed (Debian package {DEBIAN_PACKAGES.get(name, name)})"
     if _PROGRAMS_REQUIRED:
         pytest.fail(message, False)
     pytest.skip(message)

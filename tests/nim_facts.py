@@ -88,6 +88,8 @@ def said(call: Callable[[], Any]) -> Outcome:
         return {"exc": "AssertionDefect"}  # Nim's assert that the socket is not closed
     except ValueError:
         return {"exc": "ValueError"}
+    except gnet.SslError:
+        return {"exc": "SslError"}
     except OSError as error:
         return {"exc": "OSError", "errno": error.errno}
     return {"r": "ok" if result is None else result}

@@ -19,7 +19,9 @@ from gnet.errors import (
     BusyError,
     ClosedError,
     IncompleteReadError,
+    InsecureWarning,
     LineTooLongError,
+    SslError,
     TimeoutError,
     is_disconnection_error,
 )
@@ -35,6 +37,16 @@ ERRORS: list[tuple[type[Exception], dict[str, Any]]] = [
     (BrokenSendError, {"bytes_sent": 4096}),
     (IncompleteReadError, {"received": 3, "expected": 10}),
     (LineTooLongError, {"limit": 65536}),
+    (
+        SslError,
+        {
+            "reason": "certificate verify failed",
+            "library": "SSL routines",
+            "verify_code": 10,
+            "verify_message": "certificate has expired",
+        },
+    ),
+    (InsecureWarning, {}),
 ]
 BY_NAME = pytest.mark.parametrize(("kind", "attributes"), ERRORS, ids=[kind.__name__ for kind, _ in ERRORS])
 
@@ -78,8 +90,9 @@ def test_an_error_keeps_message_and_attributes_in_a_copy(
 def test_an_error_can_be_made_of_its_message_alone(kind: type[Exception], attributes: dict[str, Any]) -> None:
     error = kind("just words")
     assert str(error) == "just words"
+    empty = {"expected": None, "reason": "", "library": "", "verify_message": ""}
     assert {name: getattr(error, name) for name in attributes} == {
-        name: None if name == "expected" else 0 for name in attributes
+        name: empty.get(name, 0) for name in attributes
     }
 
 
@@ -93,7 +106,7 @@ def test_attributes_are_keyword_only(kind: type[Exception], attributes: dict[str
 
 
 @pytest.mark.parametrize(
-    "kind", [ClosedError, BrokenSendError, IncompleteReadError, LineTooLongError, TimeoutError]
+    "kind", [ClosedError, BrokenSendError, IncompleteReadError, LineTooLongError, SslError, TimeoutError]
 )
 def test_errors_of_the_connection_are_os_errors_without_a_number(kind: type[OSError]) -> None:
     error = kind("message")
@@ -112,6 +125,11 @@ def test_none_of_the_connection_errors_is_caught_as_another_one() -> None:
 def test_a_busy_error_is_a_runtime_error_and_no_os_error() -> None:
     assert issubclass(BusyError, RuntimeError)
     assert not issubclass(BusyError, OSError)
+
+
+def test_the_warning_of_a_client_that_verifies_nobody_is_the_users_and_shown_unless_filtered() -> None:
+    assert issubclass(InsecureWarning, UserWarning)
+    assert not issubclass(InsecureWarning, OSError)
 
 
 def test_gnets_timeout_is_the_builtins_and_the_kernels_etimedout_is_not_gnets() -> None:

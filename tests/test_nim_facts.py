@@ -1,7 +1,8 @@
 """Replays 203 single facts recorded from Nim 1.6.10: here making sockets, options, errors, and the account.
 
-`test_nim_facts_connections.py` has those about connections and datagrams. The last section here says
-where each of the others is tested, or why it is not, and that none is left out.
+`test_nim_facts_connections.py` has those about connections and datagrams, `test_nim_facts_tls.py` those about
+TLS. The last section here says where each of the others is tested, or why it is not, and that none is left
+out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 import pytest
 
 import gnet
-import tests.test_nim_facts_connections  # noqa: F401 - its tests take facts, too
+import tests.test_nim_facts_connections
+import tests.test_nim_facts_tls  # noqa: F401 - their tests take facts, too
 from gnet import (
     AF_INET,
     AF_INET6,
@@ -393,40 +395,10 @@ DOES_NOT_APPLY = {
     "default IpAddress": "addresses are the stdlib's, which have no default",
 }
 
-# gnet has no TLS yet, and none of these names.
-ABOUT_TLS = {
-    'raiseSSLError("x")',
-    "raiseSSLError() no queued error",
-    "newContext(protSSLv2, CVerifyNone)",
-    "newContext(protSSLv3, CVerifyNone)",
-    "newContext(protTLSv1, CVerifyNone)",
-    "newContext(protSSLv23, CVerifyNone)",
-    "ctx facts: getExtraData no data",
-    "setExtraData/getExtraData/replace",
-    "setExtraData nil",
-    "destroyContext",
-    "wrapSocket twice",
-    "isSsl, gotHandshake, hasDataBuffered after wrapSocket",
-    "gotHandshake plain",
-    "getPskIdentity plain",
-    "getPeerCertificates plain",
-    "getPeerCertificates before handshake",
-    "close SSL before handshake",
-    "clientGetPskFunc default/nil",
-    "sessionIdContext 0/32",
-    "newContext certFile only",
-    "newContext keyFile only",
-    "newContext junk cert",
-    "newContext(CVerifyNone, caFile missing)",
-    "recv on wrapped, unconnected",
-    "send on wrapped, unconnected",
-    "isSsl after close; send",
-}
-
 
 def test_every_fact_is_accounted_for_once() -> None:
     assert len(FACTS) == 203
-    places = [*taken, *ELSEWHERE, *DOES_NOT_APPLY, *ABOUT_TLS]
+    places = [*taken, *ELSEWHERE, *DOES_NOT_APPLY]
     assert sorted(places) == sorted(FACTS)
 
 
@@ -434,10 +406,6 @@ def test_every_fact_is_accounted_for_once() -> None:
 def test_the_tests_elsewhere_are_there(place: str) -> None:
     file, name = place.split("::")
     assert re.search(rf"^def {name}\(", (Path(__file__).parent / file).read_text("utf-8"), re.MULTILINE)
-
-
-def test_gnet_has_no_tls_yet_so_these_facts_can_wait() -> None:
-    assert not hasattr(gnet, "SslContext"), "now it has: replay the facts in ABOUT_TLS"
 
 
 def test_each_difference_has_a_reason() -> None:

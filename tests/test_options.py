@@ -20,6 +20,10 @@ from gnet.options import (
     ReadLineResult,
     SOBool,
     SocketFlag,
+    SslAcceptResult,
+    SslCVerifyMode,
+    SslHandshakeType,
+    SslProtVersion,
 )
 
 linux_numbers = pytest.mark.skipif(sys.platform != "linux", reason="the numbers are Linux's")
@@ -147,6 +151,22 @@ def test_results_and_families_have_the_order_of_nim() -> None:
         "NONE": 3,
     }
     assert {family.name: family.value for family in IpAddressFamily} == {"IPV6": 0, "IPV4": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (SslCVerifyMode, "NONE PEER PEER_USE_ENV_VARS"),
+        (SslProtVersion, "SSLV2 SSLV3 TLSV1 SSLV23"),
+        (SslAcceptResult, "NO_CLIENT NO_HANDSHAKE SUCCESS"),
+        (SslHandshakeType, "AS_CLIENT AS_SERVER"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_enums_of_tls_have_the_order_of_nim(kind: Any, names: str) -> None:
+    assert {member.name: member.value for member in kind} == {
+        name: number for number, name in enumerate(names.split())
+    }
 
 
 # Ports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from gnet import __version__
+from tests.conftest import DEBIAN_PACKAGES
 
 pytestmark = pytest.mark.plain_only
 
@@ -170,6 +172,24 @@ def test_a_key_that_stands_in_both_is_found() -> None:
     pyproject = {"project": {"name": "x", "requires-python": ">=3.11"}, "tool": tools}
     both = set(keys_in_pyproject_terms(setup_cfg)) & set(flat_keys(pyproject))
     assert both == {"project.name", "project.requires-python", "tool.pytest.ini-options"}
+
+
+def test_ci_installs_every_program_that_tests_ask_for() -> None:
+    pairs = dict(re.findall(r"([\w-]+)=([\w-]+)(?=[ \n])", needed_in_ci()))
+    asked = set()
+    for path in (ROOT / "tests").rglob("*.py"):
+        asked |= set(re.findall(r"(?:require|needs)_program\(\"([\w-]+)\"", path.read_text()))
+    assert {"nginx", "openssl", "redis-server", "strace"} <= asked
+    assert asked - set(DEBIAN_PACKAGES) == set()
+    assert {program: pairs.get(program) for program in asked} == {
+        program: DEBIAN_PACKAGES[program] for program in asked
+    }
+
+
+def needed_in_ci() -> str:
+    """Give the part of `.ci/run` that lists programs and their packages."""
+    _, _, rest = (ROOT / ".ci" / "run").read_text().partition("\nneeded=(\n")
+    return rest.partition("\n)")[0] + "\n"
 
 
 def keys_in_pyproject_terms(setup_cfg: configparser.ConfigParser) -> list[str]:

@@ -506,10 +506,11 @@ def test_accept_gives_a_connection_or_none() -> None:
         listener.wait_readable()
         accepted = listener.accept()
         assert accepted is not None
-        raw, peer = accepted
-        assert peer == client.getsockname()
-        assert not os.get_inheritable(raw.fileno())
-        raw.close()
+        transport, peer = accepted
+        assert peer == transport.peer == client.getsockname()
+        assert not os.get_inheritable(transport.socket.fileno())
+        assert transport.receive(1) is None  # and did not wait
+        transport.close()
     assert listener.accept() is None
     listener.close()
 

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gnet
+from gnet.deadlines import Deadline
 from gnet.writing import StreamWriter, as_bytes
 from tests.canceller import InterruptionError
 from tests.faults.peers import GUARD, connection, elapsed, receive_exactly, reset, wait_until
@@ -48,6 +49,8 @@ class Kernel:
         self.drained = False
         self.failure: OSError | None = None
         self.closed = False
+        self.unsent = 0  # all that it took, the peer has
+        self.goodbyes = 0
         self._callback: Callable[[], None] | None = None
         self._waiting: list[Event] = []
 
@@ -130,6 +133,9 @@ class Kernel:
 
     def check_thread(self) -> None:
         pass
+
+    def finish(self, deadline: Deadline) -> None:
+        self.goodbyes += 1
 
     def describe(self) -> str:
         return "a peer"
@@ -652,6 +658,40 @@ def test_a_close_gives_up_after_its_timeout_and_says_that_not_all_went() -> None
     with elapsed() as milliseconds:
         assert writer.close(5 * SOON) is False
     assert 4.5 * SOON <= milliseconds() < 25 * SOON
+    assert writer.unsent == 0
+
+
+def test_a_close_says_goodbye_once_all_went_and_not_where_something_was_lost() -> None:
+    writer, kernel = made(room=3)
+    assert writer.try_send(b"12345678", False)
+    kernel.stop()
+    closing = waiting(writer.close, GUARD)
+    assert kernel.goodbyes == 0
+    kernel.make_room(100)
+    assert finish(closing) is True
+    assert writer.close(GUARD) is True
+    assert kernel.goodbyes == 1
+    writer, kernel = made(room=3)
+    assert writer.try_send(b"12345678", False)
+    kernel.stop()
+    assert writer.close(0) is False
+    assert kernel.goodbyes == 0
+
+
+def test_what_the_transport_holds_back_counts_as_unsent_and_is_flushed() -> None:
+    writer, kernel = made()
+    writer.send(b"data", NO_LIMIT, False)
+    assert writer.unsent == 0
+    kernel.unsent = 5  # ciphertext, for which the kernel has no room
+    assert writer.unsent == 5
+    flushing = waiting(writer.flush, GUARD)
+    kernel.make_room(1)
+    gevent.sleep(0)
+    gevent.sleep(0)
+    assert not flushing.ready()
+    kernel.unsent = 0
+    kernel.make_room(1)
+    finish(flushing)
     assert writer.unsent == 0
 
 

@@ -214,6 +214,7 @@ class ScriptedTransport:
         self.drained = False
         self.failure: OSError | None = None
         self.closed = False
+        self.unsent = 0
         self.sent = bytearray()
         self.log: list[str] = []
 
