@@ -38,8 +38,8 @@ format: $(STAMP) ## repair formatting and what else can be repaired
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(STAMP) ## server CPU and memory: gnet, gevent's makefile, asyncio side by side
-	$(BIN)/python loadtests/bench_servers.py
+bench: $(STAMP) ## server CPU and memory side by side, plain and TLS (ARGS=--tls: one half)
+	$(BIN)/python loadtests/bench_servers.py $(ARGS)
 
 bench-lines: $(STAMP) ## nanoseconds per line: read_line, lines(), makefile, io.BufferedReader
 	$(BIN)/python loadtests/bench_lines.py

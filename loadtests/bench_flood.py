@@ -25,6 +25,7 @@ from typing import Any
 
 import bench_client
 import bench_measure as measure
+from bench_commands import PeerUnavailable
 from bench_measure import PeerServer
 
 PEERS = ["gnet", "gnet lines", "gevent"]
@@ -195,7 +196,7 @@ def main() -> None:
     for peer in given.peer or PEERS:
         try:
             PeerServer(peer).close()
-        except measure.PeerUnavailable as error:
+        except PeerUnavailable as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
         floods += [flood(peer, name, size, given.seconds) for name, size in FLOODS.items()]

@@ -18,43 +18,31 @@ import resource
 import shutil
 import signal
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from bench_commands import PeerUnavailable, peer_command
+from certificates import CertificateFiles
+from OpenSSL import SSL
+
 if sys.platform != "linux":
     raise SystemExit("the benchmarks read /proc and pin processes to cores: they need Linux")
 
 HERE = Path(__file__).resolve().parent
 CLIENT = HERE / "bench_client.py"
-PEERS = HERE / "bench_peers"
 NANOSECONDS = 1_000_000_000
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 CORES = sorted(os.sched_getaffinity(0))  # those this program was given, before `prepare` takes one of them
 SERVER_CORE, CLIENT_CORE = CORES[0], CORES[-1]
-
-# Each peer's command; {port} is filled in only for redis-server, which cannot listen on port 0.
-PEER_COMMANDS: dict[str, list[str]] = {
-    "gevent": [sys.executable, str(PEERS / "gevent_server.py")],
-    "gnet": [sys.executable, str(PEERS / "gnet_server.py")],
-    "gnet lines": [sys.executable, str(PEERS / "gnet_server.py"), "--lines"],
-    "floor": [sys.executable, str(PEERS / "floor_server.py")],
-    "asyncio": [sys.executable, str(PEERS / "asyncio_server.py")],
-    "redis": [
-        *("redis-server", "--port", "{port}", "--bind", "127.0.0.1"),
-        *("--save", "", "--tcp-backlog", "1024", "--maxclients", "10000"),
-    ],
-}
-
-
-class PeerUnavailable(Exception):
-    """This peer cannot run here: not installed, or it ended before it listened."""
 
 
 def prepare() -> None:
@@ -68,30 +56,44 @@ def prepare() -> None:
 class PeerServer:
     """A peer's server as its own process on the first core, listening on loopback; `with` stops it."""
 
-    def __init__(self, peer: str) -> None:
-        """Start it and wait until it listens. Raises PeerUnavailable."""
+    def __init__(self, peer: str, tls: CertificateFiles | None = None, *options: str) -> None:
+        """Start it and wait until it listens. Raises PeerUnavailable.
+
+        Args:
+            tls: speak TLS with this certificate.
+            options: further ones, for the servers in bench_peers.
+        """
         self.peer = peer
+        self._log: threading.Thread | None = None
+        command = peer_command(peer, tls, options)
         self._directory = tempfile.TemporaryDirectory(prefix="gnet-bench-")
-        command = PEER_COMMANDS[peer]
-        if shutil.which(command[0]) is None:
-            raise PeerUnavailable(f"{command[0]} is not installed")
+        errors = Path(self._directory.name) / "stderr"
         attempts = 5 if "{port}" in command else 1  # a free port can be taken by another before it is used
         for _ in range(attempts):
             chosen = _free_port() if "{port}" in command else 0
-            self._process = subprocess.Popen(
-                [str(chosen) if word == "{port}" else word for word in command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                text=True,
-                cwd=self._directory.name,
-                preexec_fn=_pin_to_server_core,
-            )
+            with errors.open("wb") as stderr:
+                self._process = subprocess.Popen(
+                    [str(chosen) if word == "{port}" else word for word in command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    text=True,
+                    cwd=self._directory.name,
+                    preexec_fn=_pin_to_server_core,
+                )
             port = self._wait_until_it_listens(chosen)
             if port:
                 self.pid, self.port = self._process.pid, port
+                # redis-server logs each handshake that fails there: in a full pipe it would stop for good.
+                self._log = threading.Thread(target=self._drop_output, daemon=True)
+                self._log.start()
                 return
-            self.close()
-        raise PeerUnavailable(f"{peer}: server ended before it listened, status {self._process.returncode}")
+            self._stop()
+        reason = (errors.read_text(errors="replace").strip().splitlines() or [""])[-1]
+        self._directory.cleanup()
+        raise PeerUnavailable(
+            f"{peer}: server ended before it listened, status {self._process.returncode} {reason}".rstrip()
+        )
 
     def _wait_until_it_listens(self, chosen: int) -> int | None:
         assert self._process.stdout is not None
@@ -102,11 +104,21 @@ class PeerServer:
                 return chosen
         return None
 
-    def close(self) -> None:
+    def _drop_output(self) -> None:
+        assert self._process.stdout is not None
+        for _line in self._process.stdout:
+            pass
+
+    def _stop(self) -> None:
         self._process.kill()
         self._process.wait()
+        if self._log is not None:
+            self._log.join()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+    def close(self) -> None:
+        self._stop()
         self._directory.cleanup()
 
     def __enter__(self) -> PeerServer:
@@ -181,6 +193,9 @@ def machine_facts() -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "gevent": importlib.metadata.version("gevent"),
+        "pyOpenSSL": importlib.metadata.version("pyOpenSSL"),
+        "OpenSSL of gnet": _version_of(SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode()),
+        "OpenSSL of ssl": _version_of(ssl.OPENSSL_VERSION),
     }
     if shutil.which("redis-server"):
         version = subprocess.check_output(["redis-server", "--version"], text=True)
@@ -188,11 +203,17 @@ def machine_facts() -> dict[str, str]:
     return facts
 
 
+def _version_of(text: str) -> str:
+    return text.split()[1]
+
+
 def facts_line(facts: dict[str, str]) -> str:
     text = f"{facts['date']}; {facts['cpu']}, {facts['cores']} cores, {facts['kernel']}; "
     text += f"Python {facts['python']}, gevent {facts['gevent']}"
     if "redis" in facts:
         text += f", redis-server {facts['redis']}"
+    text += f", pyOpenSSL {facts['pyOpenSSL']} with OpenSSL {facts['OpenSSL of gnet']}"
+    text += f" (Python's own: {facts['OpenSSL of ssl']})"
     if len(CORES) == 1:
         text += "; one core only: client and server share it, trust the ratios less"
     return text

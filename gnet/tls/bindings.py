@@ -18,6 +18,7 @@ from gevent.monkey import get_original
 from OpenSSL import SSL
 
 from gnet.errors import SslError
+from gnet.tls.self_signed import make_self_signed
 
 __all__ = [
     "RawCalls",
@@ -322,8 +323,6 @@ def name_checks_work() -> bool:
 
 def _handshaken_pair(name: bytes, calls: Any, expect: str = "") -> tuple[SSL.Connection, SSL.Connection]:
     """Connect a client and a server in memory; the server's certificate is made for `name`."""
-    from gnet.tls.certificates import make_self_signed
-
     certificate, key = make_self_signed(name.decode())
     server_context = SSL.Context(SSL.TLS_METHOD)
     server_context.use_certificate(certificate)

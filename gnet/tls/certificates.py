@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import os
-import stat
-import warnings
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import certifi
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import serialization
 from OpenSSL import SSL
 
 from gnet.errors import SslError
 from gnet.tls import bindings
+from gnet.tls.cautions import warn_of_readable_key
+from gnet.tls.self_signed import make_self_signed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "Certificate",
+    "chain_and_end",
     "get_peer_certificates",
     "load_certificate_chain",
     "load_private_key",
+    "load_trust",
     "make_self_signed",
     "trust_certifi",
     "trust_directory",
     "trust_file",
+    "use_certificate",
 ]
 
 Certificate = bytes
 """One certificate, DER. Nim's Certificate."""
 
-_warned_files: set[str] = set()
-
 _PEM_START: Final = b"-----BEGIN "
+_PRIVATE_KEY: Final = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 
 
 def read_file(path: str | os.PathLike[str], what: str) -> bytes:
@@ -58,20 +59,26 @@ def load_certificate_chain(path: str | os.PathLike[str]) -> list[x509.Certificat
     return _parse_certificates(read_file(path, "cert_file"), f"cert_file {os.fspath(path)!r}")
 
 
-def load_private_key(path: str | os.PathLike[str], password: bytes | Callable[[], bytes] | None) -> Any:
+def load_private_key(
+    path: str | os.PathLike[str],
+    password: bytes | Callable[[], bytes] | None,
+    what: str = "key_file",
+) -> Any:
     """Load a PEM key. Never prompts: an encrypted key without `password` is an error.
 
     Warns once for each file that others than its owner can read.
 
+    Args:
+        what: the argument that named the file, for messages.
     Raises:
-        SslError: unreadable, garbled, encrypted and no or a wrong password.
+        SslError: unreadable, no key in it, garbled, encrypted and no or a wrong password.
         TypeError: the password is no `bytes`.
     """
-    shown = f"key_file {os.fspath(path)!r}"
-    data = read_file(path, "key_file")
-    if stat.S_IMODE(os.stat(path).st_mode) & 0o077 and os.fspath(path) not in _warned_files:
-        _warned_files.add(os.fspath(path))
-        warnings.warn(f"new_context: {shown} can be read by others than its owner", UserWarning, stacklevel=4)
+    shown = f"{what} {os.fspath(path)!r}"
+    data = read_file(path, what)
+    if not _PRIVATE_KEY.search(data):
+        advice = "" if what == "key_file" else "; give it, or the file that has it as key_file"
+        raise SslError(f"new_context: {shown} has no private key in PEM in it{advice}")
     encrypted = b"ENCRYPTED" in data
     secret = None
     if encrypted and password is not None:
@@ -81,12 +88,14 @@ def load_private_key(path: str | os.PathLike[str], password: bytes | Callable[[]
     if encrypted and secret is None:
         raise SslError(f"new_context: {shown} is encrypted and no password was given")
     try:
-        return serialization.load_pem_private_key(data, secret)
+        key = serialization.load_pem_private_key(data, secret)
     except (ValueError, TypeError) as error:
         problem = "wrong password or garbled" if encrypted else "no usable private key in PEM"
         raise SslError(f"new_context: {shown}: {problem} ({_short(error)})") from error
     except Exception as error:  # UnsupportedAlgorithm
         raise SslError(f"new_context: {shown}: {_short(error)}") from error
+    warn_of_readable_key(path, what)
+    return key
 
 
 def use_certificate(
@@ -95,13 +104,18 @@ def use_certificate(
     key_file: str | os.PathLike[str],
     password: bytes | Callable[[], bytes] | None,
 ) -> None:
-    """Give a context its own certificate chain and the key that belongs to it."""
+    """Give a context its own certificate chain and the key that belongs to it.
+
+    Args:
+        key_file: `""`: the key is in `cert_file` too.
+    """
     chain = load_certificate_chain(cert_file)
-    key = load_private_key(key_file, password)
+    what = "key_file" if key_file else "cert_file"
+    key = load_private_key(key_file or cert_file, password, what)
     if key.public_key() != chain[0].public_key():
         raise SslError(
-            f"new_context: key_file {os.fspath(key_file)!r} is not the key of the first certificate in "
-            f"cert_file {os.fspath(cert_file)!r}"
+            f"new_context: {what} {os.fspath(key_file or cert_file)!r} is not the key of the first "
+            f"certificate in cert_file {os.fspath(cert_file)!r}"
         )
     try:
         context.use_certificate(chain[0])
@@ -117,6 +131,26 @@ def use_certificate(
 
 
 # ---------------------------------------------------------------------- trust
+
+
+def load_trust(
+    context: SSL.Context,
+    ca_file: str | os.PathLike[str],
+    ca_dir: str | os.PathLike[str],
+    env: Mapping[str, str],
+) -> None:
+    """Trust what the arguments say; without any, what the variables say, and without these, certifi."""
+    if ca_file or ca_dir:
+        if ca_file:
+            trust_file(context, ca_file)
+        if ca_dir:
+            trust_directory(context, ca_dir)
+    elif env.get("SSL_CERT_FILE"):
+        trust_file(context, env["SSL_CERT_FILE"], "SSL_CERT_FILE")
+    elif env.get("SSL_CERT_DIR"):
+        trust_directory(context, env["SSL_CERT_DIR"], "SSL_CERT_DIR")
+    else:
+        trust_certifi(context)
 
 
 def trust_file(context: SSL.Context, path: str | os.PathLike[str], what: str = "ca_file") -> None:
@@ -211,34 +245,8 @@ def chain_and_end(connection: SSL.Connection) -> tuple[list[Certificate], float]
 
     Of no chain the end is 0: what is not known to be verified is not to be relied on.
     """
-    chain = connection.get_verified_chain(as_cryptography=True) or []
-    ends = [certificate.not_valid_after_utc.timestamp() for certificate in chain]
+    ends = [
+        certificate.not_valid_after_utc.timestamp()
+        for certificate in connection.get_verified_chain(as_cryptography=True) or []
+    ]
     return get_peer_certificates(connection), min(ends, default=0.0)
-
-
-def make_self_signed(name: str, days: int = 30) -> tuple[x509.Certificate, Any]:
-    """Make a certificate for a host name (and for loopback addresses, if it is localhost), and its key.
-
-    For tests on this machine; nobody else has a reason to trust it.
-    """
-    import ipaddress
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    names: list[x509.GeneralName] = [x509.DNSName(name)]
-    if name == "localhost":
-        names += [x509.IPAddress(ipaddress.ip_address(text)) for text in ("127.0.0.1", "::1")]
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    return certificate, key

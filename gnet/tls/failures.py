@@ -80,9 +80,16 @@ def _dates_of(connection: SSL.Connection, verify_code: int) -> str:
 
 
 def raise_ssl_error(message: str = "") -> NoReturn:
-    """Raise an `SslError` with a message, or with the last error in OpenSSL's queue, which is emptied.
+    """Raise an `SslError` with a message, or with the newest entry of OpenSSL's error queue.
+
+    The queue is emptied: it is the thread's, so that what is left there could be taken for the fault
+    of another greenlet's connection. Calls of gnet and of pyOpenSSL leave nothing in it; it is for
+    those who call OpenSSL themselves.
 
     Raises:
-        SslError: always. Nim's raiseSSLError.
+        SslError: always. Nim's raiseSSLError, which leaves the queue as it is.
     """
-    raise SslError(message or bindings.last_error() or "No error reported.")
+    if message:
+        raise SslError(message)
+    reason = bindings.last_error()
+    raise SslError(reason or "No error reported.", reason=reason)

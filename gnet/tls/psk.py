@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gnet.errors import SslError
 from gnet.tls import bindings
@@ -19,17 +20,18 @@ SslClientGetPskFunc = Callable[[str], tuple[str | bytes, bytes]]
 SslServerGetPskFunc = Callable[[str], bytes]
 """A server's: the client's identity to the key, `b""` if it is unknown. Nim's SslServerGetPskFunc."""
 
-_LONGEST_HINT = 256
-_LONGEST_IDENTITY = 255
-_LONGEST_KEY = 512
+_LONGEST_HINT: Final = 256  # PSK_MAX_IDENTITY_LEN
+_LONGEST_IDENTITY: Final = 255
+_LONGEST_KEY: Final = 512  # PSK_MAX_PSK_LEN
 
 
 class PskExchange:
     """What one connection did with the callbacks."""
 
-    __slots__ = ("failure", "identity", "offered")
+    __slots__ = ("__weakref__", "_functions", "failure", "identity", "offered")
 
-    def __init__(self) -> None:
+    def __init__(self, functions: PskFunctions) -> None:
+        self._functions = functions  # what OpenSSL points to must live as long as the connection
         self.offered = ""
         self.identity = ""
         """The identity agreed on; `""` if no pre-shared key was used."""
@@ -53,8 +55,9 @@ class PskFunctions:
 
     def __init__(self, context: SSL.Context) -> None:
         self._context: SSL.Context | None = context
-        self._exchanges: dict[int, PskExchange] = {}
-        self._callbacks: object = None  # what OpenSSL points to must live as long as the context
+        # By the number that the callbacks know a connection by; each is kept by its connection's session.
+        self._exchanges: weakref.WeakValueDictionary[int, PskExchange] = weakref.WeakValueDictionary()
+        self._callbacks: object = None
         self.client: SslClientGetPskFunc | None = None
         self.server: SslServerGetPskFunc | None = None
         self.hint = ""
@@ -86,16 +89,12 @@ class PskFunctions:
         """Let go of the context, which connections that live keep for themselves."""
         self._context = None
 
-    def exchange_for(self, connection: SSL.Connection) -> PskExchange | None:
-        """Give the record of a new connection, if there are callbacks."""
-        if self.client is None and self.server is None:
+    def exchange_for(self, connection: SSL.Connection, is_client: bool) -> PskExchange | None:
+        """Give the record of a new connection, if there is a callback for its role."""
+        if (self.client if is_client else self.server) is None:
             return None
-        exchange = self._exchanges[bindings.connection_key(connection)] = PskExchange()
+        exchange = self._exchanges[bindings.connection_key(connection)] = PskExchange(self)
         return exchange
-
-    def forget(self, connection: SSL.Connection) -> None:
-        """Drop the record of a connection that is closed."""
-        self._exchanges.pop(bindings.connection_key(connection), None)
 
     def _install(self) -> None:
         assert self._context is not None

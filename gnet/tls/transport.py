@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from OpenSSL import SSL
 
     from gnet.deadlines import Deadline
-    from gnet.tls.contexts import Session, SslContext
+    from gnet.tls.contexts import SslContext
+    from gnet.tls.sessions import Session
     from gnet.transports import PlainTransport
 
 __all__ = ["TlsTransport", "UnconnectedTls"]
@@ -294,12 +295,11 @@ class TlsTransport:
             except SslError:
                 self._session.handshake_failed()
                 raise
-            try:
-                self._session.handshake_done()
-            except SslError as error:
-                engine.give_up(error)
-                raise
+            self._session.handshake_done()
             self.drained = False  # data may have come behind the last flight
+        except SslError as error:
+            engine.give_up(error)  # what OpenSSL says of it is not always the reason
+            raise
         finally:
             self._emit_quietly()  # the last flight, or the alert
         return True

@@ -81,11 +81,11 @@ BAD_CERTIFICATES: Final[dict[str, tuple[Callable[[Issued], bytes] | None, str]]]
 }
 
 BAD_KEYS: Final[dict[str, tuple[Callable[[Issued], bytes] | None, str]]] = {
-    "empty": (lambda good: b"", "no usable private key in PEM"),
-    "text": (lambda good: b"not a key\n", "no usable private key in PEM"),
-    "random bytes": (lambda good: os.urandom(500), "no usable private key in PEM"),
-    "a certificate": (lambda good: good.pem, "no usable private key in PEM"),
-    "a public key": (public_key, "no usable private key in PEM"),
+    "empty": (lambda good: b"", "no private key in PEM"),
+    "text": (lambda good: b"not a key\n", "no private key in PEM"),
+    "random bytes": (lambda good: os.urandom(500), "no private key in PEM"),
+    "a certificate": (lambda good: good.pem, "no private key in PEM"),
+    "a public key": (public_key, "no private key in PEM"),
     "garbled": (lambda good: garbled(good.key_pem()), "no usable private key in PEM"),
     "cut short": (lambda good: good.key_pem()[:-40], "no usable private key in PEM"),
     "encrypted": (lambda good: good.key_pem(b"secret"), "is encrypted and no password was given"),
@@ -147,11 +147,27 @@ def test_e19_a_key_without_a_certificate_is_an_error(tmp_path: Path) -> None:
         gnet.new_context(verify_mode=SslCVerifyMode.NONE, key_file=key_file)
 
 
-def test_e19_a_certificate_without_a_key_is_an_error(tmp_path: Path) -> None:
+def test_e19_a_certificate_without_a_key_is_an_error_that_does_not_warn_first(tmp_path: Path) -> None:
     cert_file = authority().issue("localhost").write(tmp_path)["cert_file"]
-    os.chmod(cert_file, 0o600)
-    with pytest.raises(SslError, match=r"new_context: key_file '.*\.pem': no usable private key in PEM"):
+    os.chmod(cert_file, 0o644)  # as certificates may be; a warning is an error here
+    with pytest.raises(
+        SslError, match=r"new_context: cert_file '.*\.pem' has no private key in PEM in it; give"
+    ):
         gnet.new_context(verify_mode=SslCVerifyMode.NONE, cert_file=cert_file)
+
+
+def test_e19_a_key_of_another_certificate_in_the_same_file_is_an_error(tmp_path: Path) -> None:
+    whole = written(tmp_path, "all", authority().issue("localhost").pem + root().key_pem())
+    with pytest.raises(SslError, match=r"new_context: cert_file '.*all' is not the key of the first"):
+        gnet.new_context(verify_mode=SslCVerifyMode.NONE, cert_file=whole)
+
+
+def test_e19_a_key_in_the_file_of_the_certificate_that_others_can_read_warns(tmp_path: Path) -> None:
+    leaf = authority().issue("localhost")
+    whole = written(tmp_path, "all", leaf.key_pem() + leaf.pem)
+    os.chmod(whole, 0o644)
+    with pytest.warns(UserWarning, match=r"cert_file '.*all' can be read by others than its owner"):
+        gnet.new_context(verify_mode=SslCVerifyMode.NONE, cert_file=whole)
 
 
 def test_certificates_and_key_may_be_in_one_file(tmp_path: Path) -> None:
@@ -173,10 +189,24 @@ def test_paths_may_be_text_or_path_objects(text: Callable[[Path], Any], tmp_path
         ends.exchange()
 
 
-@pytest.mark.parametrize("name", ["cert_file", "key_file", "ca_file", "ca_dir"])
-def test_what_is_no_path_is_a_type_error(name: str, tmp_path: Path) -> None:
-    arguments = authority().issue("localhost").write(tmp_path) | {name: 5}
-    with pytest.raises(TypeError):
+FILES: Final = pytest.mark.parametrize("name", ["cert_file", "key_file", "ca_file", "ca_dir", "keylog_file"])
+
+
+@FILES
+@pytest.mark.parametrize("path", [5, 0, b"bytes", b"", ["file"]])
+def test_what_is_no_path_is_a_type_error_that_names_the_argument(
+    name: str, path: Any, tmp_path: Path
+) -> None:
+    arguments = authority().issue("localhost").write(tmp_path) | {name: path}
+    with pytest.raises(TypeError, match=f"new_context: {name}: expected a path as str or PathLike"):
+        gnet.new_context(**arguments)
+
+
+@FILES
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", Path("a\0b")])
+def test_an_impossible_path_is_a_value_error_that_names_it(name: str, path: Any, tmp_path: Path) -> None:
+    arguments = authority().issue("localhost").write(tmp_path) | {name: path}
+    with pytest.raises(ValueError, match=f"new_context: {name}: .* is no path"):
         gnet.new_context(**arguments)
 
 
