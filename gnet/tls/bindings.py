@@ -44,7 +44,8 @@ _WANT_WRITE: Final = 3
 _ZERO_RETURN: Final = 6
 
 _LARGEST_RECORD: Final = 16384
-_SCRATCH_SIZE: Final = 65536
+# Four full records and their overhead: what one send of the transport makes goes out in one piece.
+_SCRATCH_SIZE: Final = 4 * (_LARGEST_RECORD + 256)
 
 _CLIENT_CALLBACK: Final = "unsigned int(SSL *, char *, char *, unsigned int, unsigned char *, unsigned int)"
 _SERVER_CALLBACK: Final = "unsigned int(SSL *, char *, unsigned char *, unsigned int)"
@@ -63,10 +64,12 @@ def _scratch() -> Any:
 class RawCalls:
     """OpenSSL's calls on one connection with memory BIOs."""
 
-    __slots__ = ("_connection", "_from_ssl", "_into_ssl", "_ssl")
+    __slots__ = ("_buffer", "_connection", "_from_ssl", "_into_ssl", "_ssl")
 
     def __init__(self, connection: SSL.Connection) -> None:
+        """Take over a connection, which is used by this thread only from now on."""
         internals: Any = connection
+        self._buffer = _scratch()
         self._connection = connection
         self._ssl = internals._ssl
         self._into_ssl = internals._into_ssl
@@ -77,10 +80,10 @@ class RawCalls:
 
         An `int` is a failure: what to give to `raise_error`.
         """
-        buffer = _scratch()
+        buffer = self._buffer
         count = _lib.SSL_read(self._ssl, buffer, size if size < _LARGEST_RECORD else _LARGEST_RECORD)
         if count > 0:
-            return bytes(_ffi.buffer(buffer, count))
+            return _ffi.buffer(buffer, count)[:]  # type: ignore[no-any-return]  # a copy, as bytes
         code = _lib.SSL_get_error(self._ssl, count)
         if code == _WANT_READ:
             return None
@@ -104,15 +107,15 @@ class RawCalls:
         return self._drain(self._from_ssl)
 
     def _drain(self, bio: Any) -> bytes:
-        buffer = _scratch()
+        buffer = self._buffer
         count = _lib.BIO_read(bio, buffer, _SCRATCH_SIZE)
         if count <= 0:
             return b""
-        data = bytes(_ffi.buffer(buffer, count))
+        data: bytes = _ffi.buffer(buffer, count)[:]
         while count == _SCRATCH_SIZE:
             count = _lib.BIO_read(bio, buffer, _SCRATCH_SIZE)
             if count > 0:
-                data += bytes(_ffi.buffer(buffer, count))
+                data += _ffi.buffer(buffer, count)[:]
         return data
 
     def raise_error(self, result: int) -> None:

@@ -33,22 +33,21 @@ class _State(enum.Enum):
 class PublicEngine:
     """A TLS connection on pyOpenSSL's public calls."""
 
-    __slots__ = ("_failure", "_no_more", "_sent_close", "_state", "connection")
+    __slots__ = ("_failure", "_no_more", "_sent_close", "_state", "connection", "has_failed", "is_open")
 
     def __init__(self, connection: SSL.Connection) -> None:
         """Take over a connection with memory BIOs, in connect or accept state."""
         self.connection = connection
+        self.is_open = False
+        """The handshake is complete, and nothing has failed since."""
+        self.has_failed = False
+        """All calls raise what it failed with."""
         self._state = _State.HANDSHAKE
         self._failure: SslError | None = None
         self._sent_close = False
         self._no_more = False  # the end of the ciphertext was fed
 
     # ------------------------------------------------------------------ the life of a connection
-
-    @property
-    def is_open(self) -> bool:
-        """The handshake is complete, and nothing has failed since."""
-        return self._state is _State.OPEN
 
     def handshake(self) -> bool:
         """Go on with the handshake; True if it is complete, False if it needs more input.
@@ -66,7 +65,7 @@ class PublicEngine:
             return False
         except Exception as error:
             raise self._fail(error, "handshake") from error
-        self._state = _State.OPEN
+        self._enter(_State.OPEN)
         return True
 
     def shutdown(self) -> None:
@@ -136,13 +135,18 @@ class PublicEngine:
 
     def give_up(self, error: SslError) -> None:
         """Fail for a reason that OpenSSL does not know."""
-        self._state = _State.FAILED
+        self._enter(_State.FAILED)
         self._failure = fresh_ssl_error(error)
 
     # ------------------------------------------------------------------ inside
 
+    def _enter(self, state: _State) -> None:
+        self._state = state
+        self.is_open = state is _State.OPEN  # an attribute: each read and each write asks
+        self.has_failed = state is _State.FAILED
+
     def _fail(self, error: Exception, operation: str) -> SslError:
-        self._state = _State.FAILED
+        self._enter(_State.FAILED)
         failure = ssl_error_from(error, operation, self.connection)
         if failure is not error:
             failure.__cause__ = error.with_traceback(None)  # kept: no frames, which hold this engine

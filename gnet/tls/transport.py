@@ -79,6 +79,7 @@ class TlsTransport:
         "_engine",
         "_has_read",
         "_has_sent",
+        "_needs_input",
         "_one_record",
         "_out",
         "_plain",
@@ -123,6 +124,7 @@ class TlsTransport:
         self._pulled = 0  # bytes since the BIOs were new
         self._boundaries = RecordBoundaries()
         self._one_record = False  # the last pull brought one whole record, and the engine had none
+        self._needs_input = not session.is_client  # the next step of the handshake
         self._has_read = self._has_sent = False  # application data
         self.drained = False
         self.failure: OSError | None = None
@@ -285,13 +287,16 @@ class TlsTransport:
 
     def _advance(self) -> bool:
         engine = self._engine
-        self._unanswered = True
         try:
             try:
-                while not engine.handshake():
-                    self._emit()
-                    if not self._pull():
+                while True:
+                    if self._needs_input and not engine.has_failed and not self._pull():
                         return False
+                    self._unanswered = True
+                    if engine.handshake():
+                        break
+                    self._needs_input = True
+                    self._emit()
             except SslError:
                 self._session.handshake_failed()
                 raise
@@ -299,10 +304,15 @@ class TlsTransport:
             self.drained = False  # data may have come behind the last flight
         except SslError as error:
             engine.give_up(error)  # what OpenSSL says of it is not always the reason
+            self._emit_quietly()  # the alert
             raise
-        finally:
-            self._emit_quietly()  # the last flight, or the alert
+        # The last flight leaves with the first data, if that follows at once; else by the next wait.
+        self._plain.run_in_loop(self._emit_in_loop)
         return True
+
+    def _emit_in_loop(self) -> None:
+        if self._unanswered and not self.closed:
+            self._emit_quietly()
 
     # ------------------------------------------------------------------ ciphertext
 
