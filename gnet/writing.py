@@ -426,6 +426,7 @@ class StreamWriter:
     def _send_error(self, error: OSError, operation: str, sent: int, size: int) -> OSError:
         """Give the user's error for one from the kernel, with the count as `bytes_sent`."""
         peer = self._transport.describe()
-        named = named_error(error, f"{operation} to {peer} ({sent} of {size} bytes sent)")
+        count = f" ({sent} of {size} bytes sent)" if size else ""
+        named = named_error(error, f"{operation} to {peer}{count}")
         named.bytes_sent = sent  # type: ignore[attr-defined]  # an extra; the class is the stdlib's
         return named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import os
 import re
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import certifi
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from gnet.errors import SslError
 from gnet.tls import bindings
@@ -236,8 +237,8 @@ def get_peer_certificates(connection: SSL.Connection) -> list[Certificate]:
     """
     if connection.get_verify_mode() == SSL.VERIFY_NONE or bindings.verify_result(connection)[0] != 0:
         return []
-    chain = connection.get_verified_chain(as_cryptography=True)
-    return [certificate.public_bytes(serialization.Encoding.DER) for certificate in chain or []]
+    chain = connection.get_verified_chain() or []
+    return [crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate) for certificate in chain]
 
 
 def chain_and_end(connection: SSL.Connection) -> tuple[list[Certificate], float]:
@@ -245,8 +246,26 @@ def chain_and_end(connection: SSL.Connection) -> tuple[list[Certificate], float]
 
     Of no chain the end is 0: what is not known to be verified is not to be relied on.
     """
-    ends = [
-        certificate.not_valid_after_utc.timestamp()
-        for certificate in connection.get_verified_chain(as_cryptography=True) or []
-    ]
+    ends = []
+    for certificate in connection.get_verified_chain() or []:
+        _, end = validity(certificate)
+        ends.append(end.timestamp() if end is not None else 0.0)
     return get_peer_certificates(connection), min(ends, default=0.0)
+
+
+def validity(
+    certificate: crypto.X509,
+) -> tuple[datetime.datetime | None, datetime.datetime | None]:
+    """Give since when and until when a certificate is valid; `None`: there is no making sense of it.
+
+    By way of pyOpenSSL: OpenSSL takes certificates that `cryptography` refuses to read.
+    """
+    return _time(certificate.get_notBefore()), _time(certificate.get_notAfter())
+
+
+def _time(text: bytes | None) -> datetime.datetime | None:
+    try:
+        moment = datetime.datetime.strptime((text or b"").decode("ascii"), "%Y%m%d%H%M%SZ")
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=datetime.UTC)

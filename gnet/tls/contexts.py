@@ -194,7 +194,7 @@ class SslContext:
             TypeError, ValueError: no socket, one that is wrapped or connected already. Nim's wrapSocket.
         """
         self.context  # noqa: B018 - raises if it was destroyed
-        _check_socket(socket)
+        _check_socket(socket, "wrap_socket")
         socket.become_tls(lambda plain: UnconnectedTls(plain, self), connected=False)
 
     def wrap_connected_socket(
@@ -210,15 +210,19 @@ class SslContext:
             handshake: as client or server.
             hostname: the name or IP address that the server's certificate must be for; a client
                 that verifies must give it.
-            timeout: for the handshake, milliseconds or `timedelta`; `None`: the socket's own.
+            timeout: for what is still to be sent in clear and the handshake, milliseconds or
+                `timedelta`; `None`: the socket's own.
         Raises:
             SslError: the handshake failed; or bytes had arrived in clear, which somebody else may
                 have put there.
-            ValueError: no `hostname` for a client that verifies. TimeoutError. Nim's wrapConnectedSocket.
+            ValueError: no `hostname` for a client that verifies. TimeoutError.
+            BusyError: another greenlet is reading from it, connecting or wrapping it.
+
+        Nim's wrapConnectedSocket.
         """
         if not isinstance(handshake, SslHandshakeType):
             raise TypeError(f"handshake: expected an SslHandshakeType, got {type(handshake).__name__}")
-        _check_socket(socket)
+        _check_socket(socket, "wrap_connected_socket")
         if handshake is SslHandshakeType.AS_CLIENT:
             hostname = self.check_client_host(hostname)
         socket.become_tls(
@@ -481,6 +485,6 @@ def _checked_contexts(contexts: Any) -> dict[str, SslContext]:
     return checked
 
 
-def _check_socket(socket: object) -> None:
+def _check_socket(socket: object, operation: str) -> None:
     if not hasattr(socket, "become_tls"):
-        raise TypeError(f"wrap: expected a gnet.Socket, got {type(socket).__name__}")
+        raise TypeError(f"{operation}: expected a gnet.Socket, got {type(socket).__name__}")

@@ -9,6 +9,7 @@ from OpenSSL import SSL
 
 from gnet.errors import SslError
 from gnet.tls import bindings
+from gnet.tls.certificates import validity
 
 __all__ = ["TRUNCATED", "raise_ssl_error", "ssl_error_from"]
 
@@ -52,8 +53,8 @@ def ssl_error_from(error: Exception, operation: str, connection: SSL.Connection)
     entries = [entry for entry in queue if entry[2] == "certificate verify failed"] or queue or [("", "", "")]
     library, _, reason = entries[0]
     verify_code, verify_message = bindings.verify_result(connection)
-    if not verify_code:
-        verify_message = ""
+    if not verify_code or reason != "certificate verify failed":  # under NONE it is about nothing
+        verify_code, verify_message = 0, ""
     text = reason or "the connection has failed"
     if verify_code and "certificate verify failed" in reason:
         text = f"{reason}: {verify_message} (code {verify_code}){_dates_of(connection, verify_code)}"
@@ -71,11 +72,12 @@ def ssl_error_from(error: Exception, operation: str, connection: SSL.Connection)
 def _dates_of(connection: SSL.Connection, verify_code: int) -> str:
     """Say since when or until when the certificate that was refused for its dates is valid."""
     now = datetime.datetime.now(datetime.UTC)
-    for certificate in connection.get_verified_chain(as_cryptography=True) or []:
-        if verify_code == _EXPIRED and certificate.not_valid_after_utc < now:
-            return f", valid until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
-        if verify_code == _NOT_YET_VALID and certificate.not_valid_before_utc > now:
-            return f", valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC"
+    for certificate in connection.get_verified_chain() or []:
+        start, end = validity(certificate)
+        if verify_code == _EXPIRED and end is not None and end < now:
+            return f", valid until {end:%Y-%m-%d %H:%M:%S} UTC"
+        if verify_code == _NOT_YET_VALID and start is not None and start > now:
+            return f", valid from {start:%Y-%m-%d %H:%M:%S} UTC"
     return ""
 
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
+from OpenSSL import crypto
 
 from gnet.deadlines import Timeout, deadline, to_milliseconds
 from gnet.dialing import dial
 from gnet.errors import InsecureWarning, SslError, TimeoutError
 from gnet.options import SslCVerifyMode, SslHandshakeType
 from gnet.tls import bindings
+from gnet.tls.certificates import validity
 from gnet.tls.contexts import SslContext, new_context
 
 if TYPE_CHECKING:
@@ -135,8 +137,29 @@ def _describe(socket: Socket, report: TlsReport) -> None:
     report.version = connection.get_protocol_version_name()
     report.cipher = connection.get_cipher_name() or ""
     report.alpn = socket.alpn_protocol
-    chain = connection.get_peer_cert_chain(as_cryptography=True) or []
-    report.chain = [_describe_certificate(certificate) for certificate in chain]
+    chain = connection.get_peer_cert_chain() or []
+    report.chain = [_describe_any(certificate) for certificate in chain]
+
+
+def _describe_any(certificate: crypto.X509) -> CertificateReport:
+    try:
+        return _describe_certificate(certificate.to_cryptography())
+    except Exception as error:  # OpenSSL takes certificates that `cryptography` refuses to read
+        start, end = validity(certificate)
+        return CertificateReport(
+            subject=_shown_name(certificate.get_subject()),
+            issuer=_shown_name(certificate.get_issuer()),
+            names=[],
+            not_before=start.isoformat(timespec="seconds") if start is not None else "unreadable",
+            not_after=end.isoformat(timespec="seconds") if end is not None else "unreadable",
+            key=f"unreadable certificate: {error}",
+            signature="unknown",
+        )
+
+
+def _shown_name(name: crypto.X509Name) -> str:
+    parts = (f"{key.decode('ascii', 'replace')}={value!r}" for key, value in name.get_components())
+    return ",".join(parts)
 
 
 def _describe_certificate(certificate: x509.Certificate) -> CertificateReport:

@@ -205,6 +205,6 @@ class ClientSession(Session):
         if session is None:
             return
         if self._proof is None:
-            chain, end = certificates.chain_and_end(connection)
-            self._proof = chain, end if self._verifies else float("inf")
+            verified = self._verifies
+            self._proof = certificates.chain_and_end(connection) if verified else ([], float("inf"))
         self._cache.keep(self._peer, _Kept(session, *self._proof))

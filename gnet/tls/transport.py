@@ -58,6 +58,9 @@ _MOST_PULLS: Final = 4
 # After so much ciphertext the memory BIOs have grown; an idle connection gives them back.
 _RENEW_AFTER: Final = 32 * 1024
 
+# Records that may wait for an answer of the engine's to be looked for (key updates ask for some).
+_MOST_UNANSWERED: Final = 16
+
 # What is decrypted at most without having been asked for: one record.
 _LARGEST_AHEAD: Final = 16384
 
@@ -75,10 +78,13 @@ class TlsTransport:
         "_boundaries",
         "_callback",
         "_end_is_fine",
+        "_ended_well",
         "_ends",
         "_engine",
+        "_exhausted",
         "_has_read",
         "_has_sent",
+        "_lost",
         "_needs_input",
         "_one_record",
         "_out",
@@ -111,7 +117,10 @@ class TlsTransport:
         self._thread = get_ident()
         self._out = b""  # ciphertext that the kernel has not taken yet
         self._answered = 0  # bytes of it that reading made: answers to key updates
-        self._unanswered = False  # the engine may have written something since `_emit` looked
+        self._unanswered = 0  # times that the engine may have written something since `_emit` looked
+        self._lost: SslError | None = None  # some of `_out` was, with the connection
+        self._ended_well = False  # close_notify has come
+        self._exhausted = False  # the engine was asked, and has had nothing since
         self._ends = False  # the end of the stream follows when it is out
         self._end_is_fine = session.allow_truncated  # ... of the peer's, without close_notify
         self._reads_ended = False  # and it is here
@@ -143,6 +152,7 @@ class TlsTransport:
         if self._ahead:
             data: bytes | None = self._ahead[:size]
             self._ahead = self._ahead[size:]
+            self.drained = self._exhausted and not self._ahead
             if not self._has_read:
                 self._note_first_read()
             return data
@@ -151,16 +161,17 @@ class TlsTransport:
             if not engine.is_open and not self._advance():
                 self.drained = True
                 return None
-            # Drained: the engine has been asked already, and has had nothing since.
-            data = None if self.drained and self.failure is None else engine.read(size)
+            data = None if self._exhausted and self.failure is None else engine.read(size)
             pulls = 0
             while data is None:
                 if pulls == _MOST_PULLS:
+                    self._emit_quietly()
                     return None  # records without data, one after the other: let others run
                 if not self._pull():
                     if self._reads_ended:
                         return b""
-                    self.drained = True
+                    self._emit_quietly()
+                    self.drained = self._exhausted = True
                     return None
                 pulls += 1
                 data = engine.read(size)
@@ -168,16 +179,20 @@ class TlsTransport:
                     self._pull_size = _SMALLEST_PULL
             if data and self._plain.drained:
                 if self._one_record and pulls == 1 and len(data) < size:
-                    self.drained = True  # that was all of it
+                    self.drained = self._exhausted = True  # that was all of it
                 else:
                     data = self._read_on(data, size)
+                if self._unanswered > _MOST_UNANSWERED:  # who only polls never waits
+                    self._emit_quietly()
             else:
-                self.drained = False
+                self.drained = self._exhausted = False
+                if data == b"":
+                    self._end_well()
                 self._emit_quietly()  # there is more to come, so who reads may not wait for a long time
             if data and not self._has_read:
                 self._note_first_read()
         except OSError as error:
-            self._unanswered = True  # the alert
+            self._unanswered += 1  # the alert
             self._emit_quietly()
             self._raise(error)
         return data
@@ -193,6 +208,7 @@ class TlsTransport:
             if not data:
                 return data
             self._ahead = data
+            self.drained = False  # it is here, though the engine has no more
         return self._ahead[:size]
 
     def send(self, data: bytes | memoryview) -> int:
@@ -207,6 +223,8 @@ class TlsTransport:
             self._plain.check_thread()
         engine = self._engine
         try:
+            if self._lost is not None:
+                raise fresh_ssl_error(self.failure if isinstance(self.failure, SslError) else self._lost)
             if not engine.is_open and not self._advance():
                 return 0
             if self._out and not self._emit() and len(self._out) >= _OUT_LIMIT:
@@ -242,6 +260,7 @@ class TlsTransport:
                 data = self._engine.read(_LARGEST_AHEAD)
                 if data:
                     self._ahead = data
+                    self.drained = self._exhausted = False
                 elif data == b"" or not self._pull():
                     break
         except SslError as alert:
@@ -264,7 +283,7 @@ class TlsTransport:
                 break
             parts.append(more)
             missing -= len(more)
-        self.drained = missing > 0 and more is None
+        self.drained = self._exhausted = missing > 0 and more is None
         return data if len(parts) == 1 else b"".join(parts)
 
     # ------------------------------------------------------------------ the handshake
@@ -292,7 +311,7 @@ class TlsTransport:
                 while True:
                     if self._needs_input and not engine.has_failed and not self._pull():
                         return False
-                    self._unanswered = True
+                    self._unanswered += 1
                     if engine.handshake():
                         break
                     self._needs_input = True
@@ -301,18 +320,14 @@ class TlsTransport:
                 self._session.handshake_failed()
                 raise
             self._session.handshake_done()
-            self.drained = False  # data may have come behind the last flight
+            self.drained = self._exhausted = False  # data may have come behind the last flight
         except SslError as error:
             engine.give_up(error)  # what OpenSSL says of it is not always the reason
-            self._emit_quietly()  # the alert
             raise
-        # The last flight leaves with the first data, if that follows at once; else by the next wait.
-        self._plain.run_in_loop(self._emit_in_loop)
-        return True
-
-    def _emit_in_loop(self) -> None:
-        if self._unanswered and not self.closed:
+        finally:
+            # The last flight, or the alert. At once: the peer waits for it, whatever this program does next.
             self._emit_quietly()
+        return True
 
     # ------------------------------------------------------------------ ciphertext
 
@@ -333,10 +348,10 @@ class TlsTransport:
             return True
         count = len(ciphertext)
         self._pulled += count
-        self._unanswered = True
+        self._unanswered += 1
         self._engine.feed(ciphertext)
         self._one_record = self._boundaries.feed(ciphertext)
-        self.drained = False
+        self.drained = self._exhausted = False
         if self._pulling:  # by somebody else than the one who waits for it
             self._plain.wake_reader()
         if count == size:
@@ -347,7 +362,7 @@ class TlsTransport:
 
     def _emit(self) -> bool:
         """Hand the kernel what is to be sent; True if it took all. The rest follows by itself."""
-        self._unanswered = False
+        self._unanswered = 0
         made = self._engine.take()
         if made:
             self._pulled += len(made)
@@ -356,7 +371,8 @@ class TlsTransport:
             return True
         try:
             sent = self._plain.send(out)
-        except OSError:
+        except OSError as error:
+            self._lost = _broken(error)  # what was taken from those that sent it: their next call tells
             self._out = b""
             self._make_room()
             raise
@@ -477,16 +493,20 @@ class TlsTransport:
 
     @property
     def unsent(self) -> int:
-        """Bytes of ciphertext that the kernel has not taken yet."""
-        return len(self._out)
+        """Bytes of ciphertext that the kernel has not taken yet; not 0 if some were lost."""
+        return len(self._out) or (self._lost is not None)
 
     @property
     def pending(self) -> int:
         """Bytes that have come and are not received, of one record at least if there are more."""
+        if get_ident() != self._thread:
+            self._plain.check_thread()
         if not self._ahead and self._engine.is_open:
             # Whole records may lie with the engine where neither the kernel nor OpenSSL count them.
             with suppress(SslError):  # the engine keeps it for the next `receive`
                 self._ahead = self._engine.read(_LARGEST_AHEAD) or b""
+                if self._ahead:
+                    self.drained = self._exhausted = False
         return len(self._ahead)
 
     @property
@@ -517,14 +537,22 @@ class TlsTransport:
     def _failed(self, error: OSError) -> OSError:
         """Keep a fatal error; on TLS a reset is no end of stream, but an attack cannot be ruled out."""
         if not isinstance(error, SslError):
-            error = SslError(f"TLS: the connection broke: {error.strerror}", reason=TRUNCATED)
+            error = _broken(error)
         known = self.failure
+        if self._ended_well and error.reason == TRUNCATED:
+            return error  # the stream had its end before that
         if known is None:
             self.failure = fresh_ssl_error(error)
             self._plain.wake_reader()
         elif isinstance(known, SslError) and known.reason == TRUNCATED != error.reason:
             self.failure = fresh_ssl_error(error)  # the alert that says why the connection broke
         return error
+
+    def _end_well(self) -> None:
+        """Note a close_notify: if a send met the broken connection before, reading has no error of it."""
+        self._ended_well = True
+        if isinstance(self.failure, SslError) and self.failure.reason == TRUNCATED:
+            self.failure = None
 
     def _raise(self, error: OSError) -> NoReturn:
         """Keep a fatal error and raise it."""
@@ -562,11 +590,9 @@ class TlsTransport:
             SslError: SHUT_WR below TLS 1.3, where close_notify ends both directions; no handshake yet.
         """
         if not self._engine.is_open:
-            raise SslError("shutdown: the handshake is not complete")
+            raise SslError("the handshake is not complete")
         if how == _socket.SHUT_WR and self.connection.get_protocol_version_name() != "TLSv1.3":
-            raise SslError(
-                "shutdown: below TLS 1.3 a close_notify ends both directions; use SHUT_RDWR or close"
-            )
+            raise SslError("below TLS 1.3 a close_notify ends both directions; use SHUT_RDWR or close")
         if how != _socket.SHUT_WR:
             self._end_is_fine = True
             self._plain.shutdown(_socket.SHUT_RD)
@@ -592,7 +618,7 @@ class TlsTransport:
         if self.failure is None and self._engine.is_open:
             self._session.closing()
             self._engine.shutdown()
-            self._unanswered = True
+            self._unanswered += 1
             self._emit_quietly()
             while self._out and not self.in_hub():  # emptied if the connection fails
                 deadline.arm()
@@ -641,6 +667,11 @@ class TlsTransport:
     def detach(self) -> int:
         """Not on TLS: the descriptor alone would be a stream of ciphertext."""
         raise ValueError("detach: the descriptor of a TLS socket is of no use without its session")
+
+
+def _broken(error: OSError) -> SslError:
+    """On TLS a reset is no end of the stream: an attack cannot be ruled out."""
+    return SslError(f"TLS: the connection broke: {error.strerror}", reason=TRUNCATED)
 
 
 class UnconnectedTls:
