@@ -7,6 +7,7 @@ can go on with at the next connection to the same name and port.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
@@ -176,7 +177,8 @@ class ClientSession(Session):
         self._keep_session()
 
     def closing(self) -> None:
-        self._keep_session()
+        if not sys.is_finalizing():  # else nobody will ask for it, and modules it takes are gone
+            self._keep_session()
 
     def _raise_refusal(self) -> None:
         super()._raise_refusal()

@@ -550,7 +550,7 @@ class TlsTransport:
 
     def _end_well(self) -> None:
         """Note a close_notify: if a send met the broken connection before, reading has no error of it."""
-        self._ended_well = True
+        self._ended_well = self._has_read = True
         if isinstance(self.failure, SslError) and self.failure.reason == TRUNCATED:
             self.failure = None
 
