@@ -416,7 +416,10 @@ class PlainTransport:
 
     def in_hub(self) -> bool:
         """Whether the caller is the hub itself, which can not wait."""
-        return getcurrent() is self._hub
+        try:
+            return getcurrent() is self._hub
+        except RuntimeError:  # at the interpreter's end there are no greenlets any more
+            return True
 
     # ------------------------------------------------------------------ giving up the descriptor
 
