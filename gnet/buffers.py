@@ -305,8 +305,23 @@ class ReadBuffer:
         if bare_cr:
             return self._ready_nim_lines(max_length)
         ready = self._py_ready
-        if ready and self._are_within(ready, max_length):
-            return ready
+        if ready:
+            if self._are_within(ready, max_length):
+                return ready
+        elif self._long_tail is None and not self.nim_ready:
+            # Shortcuts for request and response: nothing is here, or the chunk is one whole line.
+            chunk = self._chunk
+            size = len(chunk)
+            if self._start == size:
+                self._chunk = b""
+                self._start = self._scanned = 0
+                return None
+            if not self._start and (at := chunk.find(b"\n")) + 1 == size and at <= max_length:
+                ready.append(chunk[: at - 1] if at and chunk[at - 1] == _CR else chunk[:at])
+                self._split_off(0, size)
+                self._block_lines = 1
+                self.work += 1 + (at >> 9)
+                return ready
         if self._tail_goes_on(_PY_LINE, b"\n", max_length):
             return None
         chunk = self._to_bytes()
