@@ -241,7 +241,7 @@ class StreamWriter:
                 except OSError:
                     return False  # the connection is gone, and who could have read the rest with it
                 queue.discard(sent)
-                if not sent:
+                if not sent and (queue.size or transport.unsent):
                     if timeout == 0 or transport.in_hub():
                         return False
                     deadline.arm()

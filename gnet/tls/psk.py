@@ -113,7 +113,7 @@ class PskFunctions:
         try:
             identity, psk = self.client(hint.decode("utf-8", "replace"))
             data = identity.encode() if isinstance(identity, str) else identity
-            _check_sizes(data, psk)
+            _check_sizes(data, psk, is_client=True)
             exchange.offered = data.decode("utf-8", "replace")
             return data, psk
         except BaseException as error:
@@ -130,7 +130,7 @@ class PskFunctions:
             return b""
         try:
             psk = self.server(name)
-            _check_sizes(b"", psk)
+            _check_sizes(b"", psk, is_client=False)
             exchange.offered = name
             return psk
         except BaseException as error:
@@ -143,9 +143,11 @@ def _check_callable(function: object, name: str) -> None:
         raise TypeError(f"{name}: expected a callable or None, got {type(function).__name__}")
 
 
-def _check_sizes(identity: object, psk: object) -> None:
+def _check_sizes(identity: object, psk: object, *, is_client: bool) -> None:
     if not isinstance(identity, bytes) or not isinstance(psk, bytes):
         raise TypeError("the PSK callback must give the identity as str or bytes and the key as bytes")
+    if is_client and not identity:
+        raise ValueError("PSK identity is empty: OpenSSL takes that for no key")
     if len(identity) > _LONGEST_IDENTITY or b"\0" in identity:
         raise ValueError(f"PSK identity of {len(identity)} bytes (limit {_LONGEST_IDENTITY}, no NUL)")
     if len(psk) > _LONGEST_KEY:

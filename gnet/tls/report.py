@@ -158,7 +158,7 @@ def _describe_any(certificate: crypto.X509) -> CertificateReport:
 
 
 def _shown_name(name: crypto.X509Name) -> str:
-    parts = (f"{key.decode('ascii', 'replace')}={value!r}" for key, value in name.get_components())
+    parts = (f"{key.decode()}={value.decode('utf-8', 'replace')}" for key, value in name.get_components())
     return ",".join(parts)
 
 
