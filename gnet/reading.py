@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gnet.transports import Transport
+    from gnet.watching import Watch
     from gnet.writing import StreamWriter
 
 __all__ = ["StreamReader", "UnbufferedReader"]
@@ -52,15 +53,17 @@ class StreamReader:
 
     __slots__ = (
         "_buffer",
-        "_out_of_step",
+        "_ends_here",
         "_queue",
         "_read_size",
         "_reading",
+        "_refused",
         "_thread",
         "_transport",
         "_writer",
         "has_data",
         "ready",
+        "watch",
     )
 
     # Receives made after the deadline, or with timeout 0, to find what is in the kernel already: 15 MB.
@@ -75,7 +78,10 @@ class StreamReader:
         self._read_size = BUFFER_SIZE
         self._thread = get_ident()
         self._reading = False  # a greenlet is inside a call that waits
-        self._out_of_step = ""  # why no further read can make sense of the stream
+        self._refused: OSError | None = None  # why no further read gets anything new
+        self._ends_here = False  # behind what has arrived
+        self.watch: Watch | None = None
+        """What is to know when this waits, if anything is."""
         self.has_data: Callable[[], bool] = self._buffer.has_data
         """Whether bytes are here that a read would get without the kernel."""
         self.ready = self._buffer.nim_ready
@@ -229,6 +235,8 @@ class StreamReader:
             self._check_usable("try_read_line")
             line = self._take_now(buffer.take_line, (max_length,), 0)
         if line is not None:
+            if self.watch is not None:
+                self.watch.message_ended()
             return ReadLineResult.FULL_LINE, line
         if buffer.eof:
             self._raise_failure("try_read_line", safe=True)
@@ -240,6 +248,20 @@ class StreamReader:
     # ------------------------------------------------------------------ state
 
     @property
+    def is_at_end(self) -> bool:
+        """Whether the peer's end of the stream (or what broke it) has come, and no byte is left before it."""
+        return self._buffer.eof and not self._ends_here and not self._buffer.has_data()
+
+    def end_here(self) -> None:
+        """Let the stream end, for those who read it, behind what has arrived."""
+        self._ends_here = True
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether reads get nothing any more, for another reason than the end of the stream."""
+        return self._refused is not None
+
+    @property
     def is_busy(self) -> bool:
         """Whether a greenlet waits in a read."""
         return self._reading
@@ -247,6 +269,10 @@ class StreamReader:
     def use(self, transport: Transport) -> None:
         """Read from another transport from now on."""
         self._transport = transport
+
+    def refuse(self, error: OSError) -> None:
+        """Have reads raise `error`, once what has arrived is read."""
+        self._refused = error
 
     def restart(self) -> None:
         """Begin a new stream: the socket was just connected, and an earlier read met no connection."""
@@ -275,15 +301,18 @@ class StreamReader:
                 data that is there wins, also when the whole process was late.
         """
         transport = self._transport
-        if transport.closed or self._out_of_step:
+        if transport.closed or self._refused is not None:
             self._check_usable(operation)
         buffer = self._buffer
+        watch = self.watch
         if timeout == 0:
             answer = take(*arguments)
             if answer is None:
                 answer = self._take_now(take, arguments, size)
             if answer is None and not buffer.eof:
                 raise Deadline(timeout).error(self._from_peer(operation))
+            if watch is not None and watch.in_line:
+                watch.message_ended()
             return answer
         deadline = NO_DEADLINE if timeout == NO_LIMIT else Deadline(timeout)
         self._reading = True
@@ -293,6 +322,8 @@ class StreamReader:
                 self._visit_loop(deadline, operation)
                 answer = take(*arguments)
                 if answer is not None:
+                    if watch is not None and watch.in_line:
+                        watch.message_ended()
                     return answer
             while not buffer.eof:
                 if transport.drained:
@@ -304,12 +335,16 @@ class StreamReader:
                     self._wait(deadline, operation)
                     received, answer = self._receive_and_take(take, arguments, size)
                 if answer is not None:
+                    if watch is not None and watch.in_line:
+                        watch.message_ended()
                     return answer
         except gevent.Timeout as expired:
             if not deadline.owns(expired):
                 raise
             answer = self._take_now(take, arguments, size)
             if answer is not None or buffer.eof:
+                if watch is not None and watch.in_line:
+                    watch.message_ended()
                 return answer
             raise deadline.error(self._from_peer(operation)) from None
         finally:
@@ -323,8 +358,20 @@ class StreamReader:
             self._writer.flush_before_wait()
         deadline.arm()
         transport = self._transport
-        transport.wait_readable()
-        if transport.closed or self._out_of_step:
+        watch = self.watch
+        if watch is None:
+            transport.wait_readable()
+        else:
+            watch.read_begins(operation, self._buffer.has_data())
+            try:
+                if not self._ends_here:
+                    transport.wait_readable()
+            except BaseException:
+                watch.read_interrupted()
+                raise
+            finally:
+                watch.reads_waiter = None
+        if transport.closed or self._refused is not None:
             self._check_usable(operation)
         self._buffer.work = 0
 
@@ -364,13 +411,21 @@ class StreamReader:
             self._buffer.feed_eof()
             return True
         if data is None:
-            return False
+            if not self._ends_here:
+                return False
+            self._buffer.feed_eof()
+            return True
         received = len(data)
         if not received:
+            self._ends_here = False
             self._buffer.feed_eof()
             return True
         self._buffer.feed(data)
         self._buffer.work += received >> 9
+        watch = self.watch
+        if watch is not None:
+            watch.bytes_in += received
+            watch.lines_in += data.count(b"\n")
         if received == read_size:
             if read_size < _LARGEST_READ:
                 self._read_size = 2 * read_size
@@ -389,10 +444,8 @@ class StreamReader:
     def _check_usable(self, operation: str) -> None:
         if self._transport.closed:
             raise closed_error(self._from_peer(operation))
-        if self._out_of_step:
-            raise LineTooLongError(
-                f"{self._from_peer(operation)}: the stream is out of step since {self._out_of_step}"
-            )
+        if self._refused is not None:
+            raise type(self._refused)(f"{self._from_peer(operation)}: {self._refused}")
 
     def _raise_failure(self, operation: str, safe: bool) -> None:
         """Raise what ended the stream; do nothing if it just ended (or was reset, and `safe`)."""
@@ -404,7 +457,7 @@ class StreamReader:
     def _too_long(self, operation: str, what: str, limit: LimitReachedError) -> LineTooLongError:
         """Give up the stream: what follows would be taken for the start of a message."""
         message = f"{self._from_peer(operation)}: no {what} in {limit.seen} bytes (limit {limit.limit})"
-        self._out_of_step = message
+        self._refused = LineTooLongError(f"the stream is out of step since {message}", limit=limit.limit)
         self._buffer.clear()
         return LineTooLongError(message, limit=limit.limit)
 

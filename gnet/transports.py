@@ -374,6 +374,15 @@ class PlainTransport:
         """End one direction or both."""
         self.socket.shutdown(how)
 
+    @property
+    def plain(self) -> PlainTransport:
+        """The transport that talks to the kernel: this one."""
+        return self
+
+    def end_writes(self) -> None:
+        """End the write side, whatever the protocol makes of the other one."""
+        self.shutdown(_socket.SHUT_WR)
+
     def finish(self, deadline: Deadline) -> None:
         """Say goodbye before closing: nothing to say without TLS."""
 

@@ -24,11 +24,12 @@ import gevent
 
 from gnet.buffers import WriteQueue
 from gnet.deadlines import Deadline
-from gnet.errors import BrokenSendError, closed_error, named_error
+from gnet.errors import BrokenSendError, TimeoutError, closed_error, named_error
 from gnet.turns import Turn
 
 if TYPE_CHECKING:
     from gnet.transports import Transport
+    from gnet.watching import Watch
 
 __all__ = ["StreamWriter", "as_bytes"]
 
@@ -90,12 +91,14 @@ class StreamWriter:
         "_flush_scheduled",
         "_in_background",
         "_is_inside",
+        "_refused",
         "_since_visit",
         "_state",
         "_transport",
         "_turn",
         "coalesce",
         "queue",
+        "watch",
     )
 
     def __init__(self, transport: Transport) -> None:
@@ -104,12 +107,15 @@ class StreamWriter:
         """Bytes that a send took and the kernel has not; for others to look at."""
         self._state = _OPEN
         self._cut_after = 0  # in BROKEN: how many bytes of the message went
+        self._refused: OSError | None = None  # in BROKEN: why, if no message was cut
         self._flush_scheduled = False
         self._in_background = False  # the loop sends the queue as the kernel drains
         self._is_inside = False  # a part of a message is out, and the rest is going to be sent
         self._since_visit = 0  # bytes sent since the loop was visited
         # Who holds it sends; others queue up in order, so that messages never interleave.
         self._turn: Turn | None = None
+        self.watch: Watch | None = None
+        """What is to know when this waits, if anything is."""
         self.coalesce = False
         """Queue small messages while input waits to be read."""
 
@@ -160,6 +166,13 @@ class StreamWriter:
             except OSError as error:
                 raise self._send_error(error, "send", 0, size) from error
             self._since_visit += sent
+            watch = self.watch
+            if watch is not None:
+                if sent == size and type(data) is bytes:
+                    watch.bytes_out += size
+                    watch.lines_out += data.count(b"\n")
+                else:
+                    self._note_sent(data, sent)
             if sent < size or transport.unsent:
                 self._send_waiting(data, sent, timeout)
 
@@ -184,6 +197,8 @@ class StreamWriter:
             return False  # kept by the transport; the next send or read raises it
         if not sent and len(data):
             return False
+        if self.watch is not None:
+            self._note_sent(data, sent)
         if sent < len(data):
             queue.append(bytes(data[sent:]))
             self._flush_in_background()
@@ -204,6 +219,16 @@ class StreamWriter:
         """Send what the kernel takes of the queue now, and the rest in the background. Never raises."""
         if self.queue.size and not (self._turn is not None and self._turn.held):
             self._try_flush()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether nothing more can be sent, as a message was cut or had no time."""
+        return self._state is _State.BROKEN
+
+    def refuse(self, error: OSError) -> None:
+        """Have sends raise `error` from now on; the peer will see that not all was sent."""
+        self._refused = error
+        self._state = _AFTER_CUT.get(self._state, self._state)
 
     def shut(self) -> None:
         """Note that the end of stream is out: sends raise from now on."""
@@ -237,10 +262,13 @@ class StreamWriter:
         try:
             while whole and (queue.size or transport.unsent):
                 try:
-                    sent = transport.send(queue.joined())
+                    data = queue.joined()
+                    sent = transport.send(data)
                 except OSError:
                     return False  # the connection is gone, and who could have read the rest with it
                 queue.discard(sent)
+                if self.watch is not None:
+                    self._note_sent(data, sent)
                 if not sent and (queue.size or transport.unsent):
                     if timeout == 0 or transport.in_hub():
                         return False
@@ -300,6 +328,10 @@ class StreamWriter:
             if expired:
                 detail = f"{peer} ({sent} of {len(data)} bytes sent)" if len(data) else peer
                 raise deadline.error(detail, bytes_sent=sent) from None
+            if isinstance(error, TimeoutError) and self._refused is not None:  # a server's deadline
+                self._cut_after = sent
+                detail = f"{error} ({sent} of {len(data)} bytes sent)"
+                raise TimeoutError(detail, bytes_sent=sent) from None
             if isinstance(error, _RefusedError):
                 raise self._send_error(error.cause, operation, sent, len(data)) from error.cause
             raise
@@ -330,7 +362,17 @@ class StreamWriter:
         while not (count := self._give(data)):
             self._wait(deadline, operation)
         self._since_visit += count
+        if self.watch is not None:
+            self._note_sent(data, count)
         return count
+
+    def _note_sent(self, data: bytes | memoryview, count: int) -> None:
+        watch = self.watch
+        assert watch is not None
+        watch.bytes_out += count
+        if type(data) is not bytes or count < len(data):
+            data = bytes(data[:count])
+        watch.lines_out += data.count(b"\n")
 
     def _give(self, data: bytes | memoryview) -> int:
         """Give the transport the start of `data`; its errors come as `_RefusedError`."""
@@ -341,7 +383,15 @@ class StreamWriter:
 
     def _wait(self, deadline: Deadline, operation: str) -> None:
         deadline.arm()
-        self._transport.wait_writable()
+        watch = self.watch
+        if watch is None:
+            self._transport.wait_writable()
+        else:
+            watch.write_begins()
+            try:
+                self._transport.wait_writable()
+            finally:
+                watch.writes_waiter = None
         self._since_visit = 0
         self._check_open(operation)
 
@@ -358,9 +408,12 @@ class StreamWriter:
         """Send what the kernel takes of the queue; have the rest sent in the background."""
         queue = self.queue
         try:
-            sent = self._transport.send(queue.joined())
+            data = queue.joined()
+            sent = self._transport.send(data)
             queue.discard(sent)
             self._since_visit += sent
+            if self.watch is not None:
+                self._note_sent(data, sent)
         except OSError:
             self._cut_queue()
         if queue.size:
@@ -410,6 +463,11 @@ class StreamWriter:
 
     def _state_error(self, operation: str) -> OSError:
         peer = f"{operation} to {self._transport.describe()}"
+        if self._state is _State.BROKEN and self._refused is not None:
+            refused = type(self._refused)(f"{peer}: {self._refused}")
+            if isinstance(refused, TimeoutError):
+                refused.bytes_sent = self._cut_after
+            return refused
         if self._state is _State.BROKEN:
             failure = self._transport.failure
             reason = f" ({failure.strerror or failure})" if failure is not None else ""

@@ -458,7 +458,7 @@ def test_a_large_message_of_which_the_kernel_takes_little_at_a_time_costs_linear
         while queue.size:
             queue.discard(len(queue.joined()[:taken]))
 
-    assert_linear(drain, 64)
+    assert_linear(drain, 16)  # below what the allocator gives back to the system each time
 
 
 def test_a_large_message_does_not_stay_until_its_last_byte_is_out() -> None:

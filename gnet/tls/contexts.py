@@ -56,6 +56,7 @@ class SslContext:
         allow_truncated: bool,
         contexts_by_name: Mapping[str, SslContext],
         has_ciphersuites: bool,
+        arguments: dict[str, Any],
     ) -> None:
         """For `new_context`."""
         self._context: SSL.Context | None = context
@@ -67,6 +68,7 @@ class SslContext:
         self._has_ciphersuites = has_ciphersuites
         self._extra_data: dict[int, object] = {}
         self._session_id_context = os.urandom(16)
+        self._arguments = arguments
         self._psk = PskFunctions(context)
         self._cache = SessionCache()
         self._frozen = False
@@ -327,6 +329,26 @@ class SslContext:
             context.set_tlsext_servername_callback(self._choice.choose)
         return context
 
+    def renewed(self) -> SslContext:
+        """Make a context like this one from its files as they are now; this one stays as it is.
+
+        For a server whose certificate was replaced; with the contexts by name.
+
+        Raises:
+            SslError: as `new_context`.
+        """
+        by_name = {name: context.renewed() for name, context in self._choice.contexts.items()}
+        fresh = new_context(**self._arguments | {"contexts_by_name": by_name})
+        fresh._session_id_context = self._session_id_context
+        fresh._extra_data = dict(self._extra_data)
+        if self._psk.hint:
+            fresh.psk_identity_hint = self._psk.hint
+        if self._psk.client is not None:
+            fresh.client_get_psk_func = self._psk.client
+        if self._psk.server is not None:
+            fresh.server_get_psk_func = self._psk.server
+        return fresh
+
     # ------------------------------------------------------------------ ending
 
     def destroy_context(self) -> None:
@@ -403,6 +425,7 @@ def new_context(
 
     Nim's newContext.
     """
+    arguments = dict(locals())
     settings.check_versions(prot_version, min_version, max_version)
     if not isinstance(verify_mode, SslCVerifyMode):
         raise TypeError(
@@ -443,6 +466,7 @@ def new_context(
         allow_truncated=allow_truncated,
         contexts_by_name=contexts,
         has_ciphersuites=ciphersuites is not None,
+        arguments=arguments,
     )
 
 

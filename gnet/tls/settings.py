@@ -10,6 +10,7 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from gevent.monkey import get_original
 from OpenSSL import SSL
 
 from gnet.errors import SslError
@@ -46,6 +47,9 @@ _VERSIONS: Final[dict[str, int]] = {
     "TLSv1.2": SSL.TLS1_2_VERSION,
     "TLSv1.3": SSL.TLS1_3_VERSION,
 }
+
+# In a patched process the module's own is gevent's, which closes in a later turn of the loop.
+_close: Final = get_original("os", "close")
 
 # pyOpenSSL has no call for the security level. 2: 112 bits, so no RSA below 2,048 and no SHA-1.
 _SECURITY_LEVEL: Final = "@SECLEVEL=2"
@@ -171,7 +175,7 @@ def log_keys(context: SSL.Context, path: str | os.PathLike[str], what: str = "ke
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     except OSError as error:
         raise SslError(f"new_context: {what} {os.fspath(path)!r}: {error.strerror}") from error
-    weakref.finalize(context, os.close, descriptor)
+    weakref.finalize(context, _close, descriptor)
 
     def log(_connection: SSL.Connection, line: bytes) -> None:
         with suppress(OSError):  # a full disk is no reason to end connections

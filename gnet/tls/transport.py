@@ -601,6 +601,17 @@ class TlsTransport:
             self._ends = True  # the end of the stream follows what is still to be sent
             self._emit()
 
+    @property
+    def plain(self) -> PlainTransport:
+        """The transport that talks to the kernel."""
+        return self._plain
+
+    def end_writes(self) -> None:
+        """Send close_notify and the end of the stream, whatever the protocol makes of the other side."""
+        self._engine.shutdown()
+        self._ends = True
+        self._emit()
+
     def stop(self) -> None:
         """Refuse further calls and wake who waits, but keep the descriptor for a last flush."""
         self.closed = True

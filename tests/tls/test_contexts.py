@@ -26,7 +26,7 @@ import gnet
 from gnet import SslCVerifyMode, SslError, SslProtVersion
 from gnet.tls import bindings, name_choice
 from tests.loopback import GUARD, listening, pair, udp_socket, unix_socket
-from tests.tls.authorities import authority, top
+from tests.tls.authorities import Issued, authority, top
 from tests.tls.handshakes import (
     AS_CLIENT,
     AS_SERVER,
@@ -1086,3 +1086,60 @@ def test_raise_ssl_error_raises_what_openssl_said_last_and_empties_its_queue() -
     with pytest.raises(SslError, match=r"^No error reported\.$") as raised:
         gnet.raise_ssl_error()
     assert raised.value.reason == ""
+
+
+# Renewing
+
+
+def replace(paths: dict[str, Any], issued: Issued, directory: Path) -> None:
+    """Write a certificate and its key over the files of another."""
+    for name, fresh in issued.write(directory).items():
+        paths[name].write_bytes(fresh.read_bytes())
+
+
+def test_a_renewed_context_has_the_files_as_they_are_now_and_all_else_as_before(tmp_path: Path) -> None:
+    first, second = authority().issue("localhost"), authority().issue("localhost")
+    paths = first.write(tmp_path)
+    old = gnet.new_context(verify_mode=SslCVerifyMode.NONE, max_version="TLSv1.2", alpn=["ping"], **paths)
+    old.session_id_context = b"here"
+    index = gnet.get_ssl_context_extra_data_index()
+    old.set_extra_data(index, "kept")
+    replace(paths, second, tmp_path)
+    fresh = old.renewed()
+    assert fresh.session_id_context == b"here"
+    assert fresh.get_extra_data(index) == "kept"
+    for server, issued in ((old, first), (fresh, second), (old, first)):
+        with handshake(client_context(tmp_path, alpn=["ping"]), server) as ends:
+            assert ends.client.get_peer_certificates()[0] == issued.der
+            assert (ends.version, ends.client.alpn_protocol) == ("TLSv1.2", "ping")
+
+
+def test_a_context_is_renewed_with_those_by_name(tmp_path: Path) -> None:
+    first, second = authority().issue("other.test"), authority().issue("other.test")
+    paths = first.write(tmp_path)
+    other = gnet.new_context(verify_mode=SslCVerifyMode.NONE, **paths)
+    old = server_context(tmp_path, contexts_by_name={"other.test": other})
+    replace(paths, second, tmp_path)
+    for server, issued in ((old.renewed(), second), (old, first)):
+        with handshake(client_context(tmp_path), server, hostname="other.test") as ends:
+            assert ends.client.get_peer_certificates()[0] == issued.der
+
+
+def test_a_renewed_context_keeps_its_pre_shared_keys() -> None:
+    old = gnet.new_context(verify_mode=SslCVerifyMode.NONE)
+    old.server_get_psk_func = lambda identity: b"key of " + identity.encode()
+    old.psk_identity_hint = "a hint"
+    fresh = old.renewed()
+    assert fresh.server_get_psk_func is old.server_get_psk_func
+    assert fresh.psk_identity_hint == "a hint"
+
+
+def test_a_file_that_can_not_be_used_leaves_the_old_context_as_it_is(tmp_path: Path) -> None:
+    issued = authority().issue("localhost")
+    paths = issued.write(tmp_path)
+    old = gnet.new_context(verify_mode=SslCVerifyMode.NONE, **paths)
+    paths["cert_file"].write_text("garbage")
+    with pytest.raises(SslError, match="no certificate in PEM"):
+        old.renewed()
+    with handshake(client_context(tmp_path), old) as ends:
+        ends.exchange()
