@@ -63,6 +63,8 @@ from gnet.options import (
     SslHandshakeType,
     SslProtVersion,
 )
+from gnet.server import Server
+from gnet.serving.foreground import serve
 from gnet.sockets import Socket, new_socket
 from gnet.tls.certificates import Certificate, get_peer_certificates
 from gnet.tls.contexts import CIPHERS_INTERMEDIATE, SslContext, get_ssl_context_extra_data_index, new_context
@@ -101,6 +103,7 @@ __all__ = [
     "Port",
     "ReadLineResult",
     "SOBool",
+    "Server",
     "Socket",
     "SocketFlag",
     "SslAcceptResult",
@@ -131,5 +134,6 @@ __all__ = [
     "new_socket",
     "parse_ip_address",
     "raise_ssl_error",
+    "serve",
     "to_sock_addr",
 ]

@@ -1,0 +1,48 @@
+"""What the commands have in common when they talk to whoever started them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import gevent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["complain", "fill_standard_streams", "printable", "quiet_interrupts"]
+
+
+def printable(text: str) -> str:
+    """Escape what could do something to a terminal: names in certificates are the server's choice."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def complain(error: Exception) -> None:
+    """Print an error on one line of standard error."""
+    message = getattr(error, "strerror", None) or str(error)  # without "[Errno 111]"
+    print(f"python -m gnet: {printable(message)}", file=sys.stderr)
+
+
+def fill_standard_streams() -> None:
+    """Open those that are closed: a socket that got such a number would be somebody's input or output."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            if os.open(os.devnull, os.O_RDWR) != descriptor:
+                raise
+
+
+@contextmanager
+def quiet_interrupts() -> Iterator[None]:
+    """Have gevent print nothing for a Ctrl-C, which comes out of the main greenlet as KeyboardInterrupt."""
+    hub = gevent.get_hub()
+    before = hub.NOT_ERROR
+    hub.NOT_ERROR = (*before, KeyboardInterrupt)
+    try:
+        yield
+    finally:
+        hub.NOT_ERROR = before

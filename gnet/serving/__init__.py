@@ -1,0 +1,1 @@
+"""What `gnet.Server` is made of: listeners, connections, deadlines, counters."""
