@@ -268,6 +268,16 @@ NIM_ROWS: Final = {
 # What gnet has beyond Nim.
 
 OWN_ROWS: Final = {
+    "Server": row(
+        "Server",
+        "server.test_deadlines::test_a_server_with_all_defaults_watches_by_them",
+        "server.test_listeners::test_wrong_arguments_are_refused_by_name_before_anything_is_opened",
+        "server.test_draining::test_f2_stop_with_the_defaults_waits_for_handlers",
+    ),
+    "serve": row(
+        "serve",
+        "test_workers::test_serve_forks_workers_reloads_them_and_drains",
+    ),
     "timeout": row(
         "Socket.timeout",
         "test_handles::test_the_timeout_is_kept_in_milliseconds",

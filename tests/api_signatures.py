@@ -30,6 +30,7 @@ SIGNATURES: Final = """
     new_socket(domain, sock_type, protocol, buffered=True, inheritable=False, *, fd=None)
     parse_ip_address(text)
     raise_ssl_error(message="")
+    serve(handler, address="", port=0, *, workers=1)
     to_sock_addr(address, port)
 
     Socket.accept(flags=SocketFlag.SAFE_DISCONN, inheritable=False, timeout=None)
@@ -79,6 +80,7 @@ SIGNATURES: Final = """
 
     SslContext.destroy_context()
     SslContext.get_extra_data(index)
+    SslContext.renewed()
     SslContext.set_extra_data(index, data)
     SslContext.wrap_connected_socket(socket, handshake, hostname="", timeout=None)
     SslContext.wrap_socket(socket)

@@ -34,6 +34,7 @@ _REPLACED: Final = "_GNET_TEST_REPLACED"
 DEBIAN_PACKAGES: Final = {
     "curl": "curl",
     "gcc": "build-essential",
+    "haproxy": "haproxy",
     "ip": "iproute2",
     "nginx": "nginx",
     "openssl": "openssl",

@@ -1,9 +1,10 @@
-"""`python -m gnet tls-info`: what it shows of servers of another make, its exit status, its complaints."""
+"""`python -m gnet`, and its `tls-info`: what that shows of servers of another make, status, complaints."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import gevent.event
 import gevent.socket
 import gevent.ssl
 import pytest
@@ -23,6 +25,8 @@ from tests.tls.authorities import Issued, authority, root, top
 
 ROOT = Path(gnet.__file__).resolve().parent.parent
 PATIENCE = 30.0  # seconds for what takes a fraction of one
+
+COMMANDS = ["serve", "nc", "tls-info"]
 
 Listen = Callable[[Callable[[Any], None]], int]
 Serve = Callable[..., int]
@@ -329,11 +333,76 @@ def test_the_program_ends_with_the_status_of_the_command(serve: Serve, ca: str) 
     assert is_one_line(errors, "/nowhere/ca.pem")
 
 
+def test_ctrl_c_ends_it_without_a_word(listen: Listen) -> None:
+    asked = gevent.event.Event()
+
+    def talk(client: Any) -> None:
+        client.recv(1)
+        asked.set()
+        client.recv(10_000)
+        gevent.sleep(PATIENCE)
+
+    command = [sys.executable, "-W", "error", "-m", "gnet", "tls-info", f"localhost:{listen(talk)}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as program:
+        assert asked.wait(PATIENCE)
+        program.send_signal(signal.SIGINT)
+        assert program.communicate(timeout=PATIENCE) == (b"", b"")
+        assert program.returncode == 130
+
+
 def test_the_program_tells_its_version_and_its_commands() -> None:
     assert run_program("--version") == (0, f"gnet {gnet.__version__}\n", "")
-    status, output, _ = run_program("--help")
-    assert status == 0
-    assert "tls-info" in output
+    status, output, errors = run_program("--help")
+    assert (status, errors) == (0, "")
+    for name in COMMANDS:
+        assert f"python -m gnet {name} " in output  # an example
+
+
+def test_without_a_command_it_shows_what_there_is() -> None:
     status, output, errors = run_program()
     assert (status, output) == (2, "")
-    assert "usage: python -m gnet" in errors
+    assert errors == run_program("--help")[1]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_a_help(name: str) -> None:
+    status, output, errors = run_program(name, "--help")
+    assert (status, errors) == (0, "")
+    assert output.startswith(f"usage: python -m gnet {name} ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_imports_no_other_one(name: str) -> None:
+    """`serve` patches the standard library, before a module that another command needs has copied from it."""
+    program = """
+import contextlib, sys
+from gnet.__main__ import main
+assert not {"gnet.commands.serve", "gnet.commands.nc", "gnet.commands.tls_info"} & set(sys.modules)
+with contextlib.suppress(SystemExit):
+    main([sys.argv[1], "--help"])
+print("imported", *(name for name in sys.modules if name.startswith("gnet.commands.")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, name],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    imported = set(done.stdout.splitlines()[-1].split()[1:]) - {"gnet.commands.terminal"}
+    assert imported == {f"gnet.commands.{name.replace('-', '_')}"}, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [(["fetch"], "invalid choice: 'fetch'"), (["--fast"], "--fast")],
+)
+def test_what_is_no_command_is_one_line_and_status_2(words: list[str], complaint: str) -> None:
+    status, output, errors = run_program(*words)
+    assert (status, output) == (2, "")
+    assert errors.startswith("python -m gnet")
+    assert complaint in errors
+    assert errors.count("\n") == 1

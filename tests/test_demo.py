@@ -188,7 +188,7 @@ FAULTS = {
         "WrongAnswerError: more than one answer",
     ),
     "no answer": (
-        "ping_server.serve = lambda client, clients: client.close(); ping_server.main()",
+        "ping_server.answer = lambda client, address: client.close(); ping_server.main()",
         "EOFError: the server closed the connection instead of answering",
     ),
     "no drain": (
@@ -196,17 +196,13 @@ FAULTS = {
         "FAILED: the plain server ended with status 3 after SIGTERM; the TLS server ended with status 3 ",
     ),
     "reset at the end": (
-        "ping_server.drain = lambda clients, handlers: [reset(client) for client in list(clients)]\n"
-        "def reset(client):\n"
-        "    client.set_sock_opt(ping_server.socket.SO_LINGER, b'\\1\\0\\0\\0' + bytes(4), "
-        "ping_server.socket.SOL_SOCKET)\n"
-        "    client.close()\n"
+        "import gevent, gnet\n"
+        "gnet.Server.stop = lambda server, **_: gevent.spawn(server.close)\n"
         "ping_server.main()",
         "FAILED: an idle connection to the plain server did not end in order: ",
     ),
     "does not end": (
-        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); ping_server.gevent.signal_handler = "
-        "lambda *_: None; ping_server.main()",
+        "import gnet; gnet.Server.stop = lambda server, **_: None; ping_server.main()",
         "FAILED: the plain server did not end within 5 s of SIGTERM",
     ),
     "TLS is not spoken": (
@@ -228,7 +224,7 @@ ping_server.main()
         "certificate verify failed: self-signed certificate (code 18)",
     ),
     "no close_notify at the end": (
-        "import os; ping_server.drain = lambda clients, handlers: os._exit(0)\nping_server.main()",
+        "import gnet, os; gnet.Server.stop = lambda server, **_: os._exit(0)\nping_server.main()",
         "FAILED: an idle connection to the TLS server did not end in order: ",
     ),
 }

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import dataclasses
 import fnmatch
 import inspect
 import ipaddress
@@ -28,6 +29,8 @@ import pytest
 from OpenSSL import SSL
 
 import gnet
+from gnet.serving.inspection import ConnectionInfo
+from gnet.serving.statistics import COUNTERS, GAUGES
 from tests.api_signatures import FOR_OTHER_MODULES
 from tests.conftest import require_program
 from tests.tls import test_trust
@@ -37,9 +40,11 @@ pytestmark = pytest.mark.plain_only  # the programs run in processes of their ow
 ROOT = Path(__file__).resolve().parent.parent
 NIM = ROOT / "docs" / "nim.md"
 TLS = ROOT / "docs" / "tls.md"
+SERVING = ROOT / "docs" / "serving.md"
+SCALING = ROOT / "docs" / "scaling.md"
 README = ROOT / "README.md"
 SECURITY = ROOT / "SECURITY.md"
-DOCUMENTS = [README, NIM, TLS]
+DOCUMENTS = [README, NIM, TLS, SERVING, SCALING]
 RUN_TIMEOUT_SECONDS = 30
 
 # What Nim's `net` exports and gnet has, as Nim spells it.
@@ -225,7 +230,7 @@ def test_every_name_in_the_gnet_column_exists(row: Row) -> None:
             look_up(span)
 
 
-@pytest.mark.parametrize(("path", "least"), [(NIM, 100), (TLS, 7), (README, 3)])
+@pytest.mark.parametrize(("path", "least"), [(NIM, 100), (TLS, 7), (README, 3), (SERVING, 15)])
 def test_names_in_the_running_text_exist_too(path: Path, least: int) -> None:
     # Outside the code blocks, whatever is written with its module or class.
     text = re.sub(r"(?ms)^```.*?^```", "", path.read_text(encoding="utf-8"))
@@ -267,6 +272,38 @@ def test_everything_public_is_in_the_document() -> None:
     public -= FOR_OTHER_MODULES | {f"gnet.{name}" for name in FOR_OTHER_MODULES}
     text = NIM.read_text(encoding="utf-8")
     assert [name for name in sorted(public) if not re.search(rf"`{re.escape(name)}\b", text)] == []
+
+
+# serving.md
+
+
+def serving_defaults() -> dict[str, str]:
+    """Give the limits and deadlines of docs/serving.md, each with its default as the document writes it."""
+    rows = re.findall(r"^\| `(\w+)`[^|]*\| ([^|]+?) \|", SERVING.read_text(encoding="utf-8"), re.M)
+    parameters = inspect.signature(gnet.Server).parameters
+    return {name: default for name, default in reversed(rows) if name in parameters}  # the first row counts
+
+
+def test_every_limit_and_deadline_is_in_the_document_with_its_default() -> None:
+    parameters = inspect.signature(gnet.Server).parameters
+    written = serving_defaults()
+    timeouts = {name: f"{p.default:,} ms" for name, p in parameters.items() if name.endswith("_timeout")}
+    assert {name: written[name] for name in timeouts} == timeouts
+    limits = {name for name in parameters if name.startswith("max_")} | {"pool_size", "overflow"}
+    assert limits | set(timeouts) == set(written)
+    assert written["max_handshakes"] == str(parameters["max_handshakes"].default)
+    assert written["overflow"] == f'`"{parameters["overflow"].default}"`'
+
+
+def test_every_key_of_the_statistics_is_in_the_document() -> None:
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", SERVING.read_text(encoding="utf-8"), re.M)
+    keys = {key for row in rows for key in spans(row)}
+    assert keys >= set(COUNTERS) | set(GAUGES)
+
+
+def test_every_field_of_a_connection_is_in_the_document() -> None:
+    text = SERVING.read_text(encoding="utf-8")
+    assert [f.name for f in dataclasses.fields(ConnectionInfo) if f"`{f.name}`" not in text] == []
 
 
 # SECURITY.md

@@ -60,7 +60,7 @@ def scripted_peer() -> Iterator[Callable[[bytes], int]]:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_is_short_and_says_its_idea(path: Path) -> None:
     lines = path.read_text().splitlines()
-    assert len(lines) < 100
+    assert len(lines) < 120
     assert lines[0].startswith('"""')
     assert lines[0].endswith(".")
     assert f"python examples/{path.name}" in "\n".join(lines[:8])
@@ -70,6 +70,9 @@ SERVERS = [
     ("ping_server.py",),
     ("echo_server.py",),
     ("chat_server.py",),
+    ("kv_server.py",),
+    ("smtp_sink.py",),
+    ("legacy_gevent_app.py", "gnet"),
     ("tls_echo.py", "serve"),
     ("udp_echo.py", "serve"),
 ]
@@ -100,7 +103,7 @@ def test_a_server_listens_on_the_address_it_is_given(
     server.signal_and_wait()
 
 
-@pytest.mark.parametrize("command", SERVERS[:4], ids=lambda command: command[0])
+@pytest.mark.parametrize("command", SERVERS[:-1], ids=lambda command: command[0])
 def test_a_port_in_use_is_one_line_and_status_1(
     serve: Callable[..., Server], command: tuple[str, ...]
 ) -> None:
@@ -110,12 +113,12 @@ def test_a_port_in_use_is_one_line_and_status_1(
     assert is_one_line(errors, str(server.port))
 
 
-@pytest.mark.parametrize("command", SERVERS[:3], ids=lambda command: command[0])
+@pytest.mark.parametrize("command", SERVERS[:6], ids=lambda command: command[0])
 def test_idle_clients_get_an_end_of_stream_on_sigterm(
     serve: Callable[..., Server], command: tuple[str, ...]
 ) -> None:
     # Without its own limit on a drain: they must not have to wait for that.
-    server = serve(*command, change="program.DRAIN_SECONDS = 1000")
+    server = serve(*command, change="program.DRAIN_SECONDS = 1000; program.DRAIN_TIMEOUT = 1_000_000")
     with server.connect() as first, server.connect() as second:
         # By an answer it is known that both are accepted, in this order.
         second.sendall(b"hello\r\n")
@@ -199,6 +202,31 @@ def test_ping_server_ends_though_a_client_never_stops(serve: Callable[..., Serve
                 pass
         assert server.process.wait(PATIENCE) == 0
         flooding.get()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ping_server_serves_with_workers(serve: Callable[..., Server], number: signal.Signals) -> None:
+    server = serve("ping_server.py", "--workers", "2")
+    with server.connect() as first, server.connect() as second:
+        for client in (first, second):
+            client.sendall(b"PING\r\n")
+            assert client.recv(100) == b"+PONG\r\n"
+        server.signal_and_wait(number)
+        for client in (first, second):
+            assert client.recv(1) == b""
+
+
+def test_ping_server_ends_with_workers_as_soon_as_it_says_that_it_listens(
+    serve: Callable[..., Server],
+) -> None:
+    serve("ping_server.py", "--workers", "2").signal_and_wait()
+
+
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_ping_server_needs_a_worker(number: str) -> None:
+    status, _output, errors = run("ping_server.py", "--workers", number)
+    assert status == 1
+    assert is_one_line(errors, "workers")
 
 
 # echo_server.py

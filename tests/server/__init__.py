@@ -1,0 +1,1 @@
+"""Tests of `gnet.Server`, each with real sockets: limits, resources, listeners, deadlines, drains."""
