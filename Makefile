@@ -18,8 +18,8 @@ help: ## list these targets
 demo: $(STAMP) ## ten seconds of Locust against the ping server, with a summary
 	$(BIN)/python loadtests/demo.py
 
-# The plain run comes last: it is the whole of the tests, and its summary is what one looks for at the end.
-test: lint types test-patched test-plain ## all checks and all tests
+test: lint types ## all checks, and all tests in both kinds of processes at once
+	$(BIN)/python tests/both_modes.py $(ARGS)
 
 test-plain: $(STAMP) ## all tests, in a process as a program of its own has it
 	GNET_TEST_PATCHED= $(BIN)/python -m pytest $(ARGS)

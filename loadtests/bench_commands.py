@@ -30,6 +30,7 @@ PEER_COMMANDS: dict[str, list[str]] = {
     "gevent": [sys.executable, str(PEERS / "gevent_server.py")],
     "gnet": [sys.executable, str(PEERS / "gnet_server.py")],
     "gnet lines": [sys.executable, str(PEERS / "gnet_server.py"), "--lines"],
+    "gnet Server": [sys.executable, str(PEERS / "gnet_server.py"), "--lines", "--server"],
     "floor": [sys.executable, str(PEERS / "floor_server.py")],
     "asyncio": [sys.executable, str(PEERS / "asyncio_server.py")],
     "uvloop": [sys.executable, str(PEERS / "asyncio_server.py"), "--uvloop"],
@@ -39,7 +40,8 @@ PEER_COMMANDS: dict[str, list[str]] = {
     ],
     "go": ["go"],
 }
-PLAIN_PEERS = ["gevent", "gnet", "gnet lines", "asyncio", "redis"]  # those that run unless others are named
+# Those that run unless others are named.
+PLAIN_PEERS = ["gevent", "gnet", "gnet lines", "gnet Server", "asyncio", "redis"]
 TLS_PEERS = ["gevent", "gnet", "gnet lines", "asyncio", "uvloop", "redis", "go"]
 
 # Where the program of the Go peer is, or why there is none; found out once.

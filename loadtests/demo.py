@@ -3,11 +3,11 @@
     make demo
     .venv/bin/python loadtests/demo.py --seconds 60 --users 200
 
-Starts the server twice on loopback, each time as its own process: plain, and over TLS with a certificate that
-is made for this run. Drives both at once with loadtests/locustfile.py (headless Locust, whose progress is
-shown as it comes), so that the figures of plain and TLS are of the same seconds on the same machine: half of
-the users talk plainly, the other half over TLS and to nobody whose certificate is not right. Then come
-redis-benchmark, where that is installed, and SIGTERM.
+Starts `python -m gnet serve examples/ping_server.py:answer --workers 2` twice on loopback: plain, and over
+TLS with a certificate that is made for this run. Drives both at once with loadtests/locustfile.py (headless
+Locust, whose progress is shown as it comes), so that the figures of plain and TLS are of the same seconds on
+the same machine: half of the users talk plainly, the other half over TLS and to nobody whose certificate is
+not right. Then come redis-benchmark, where that is installed, and SIGTERM.
 
 Prints what happened and ends with 0 only if both servers had requests, none of them failed and both drained:
 an idle connection got its end of stream (over TLS with a close_notify) and the process ended with status 0.
@@ -45,7 +45,8 @@ from histogram import Histogram
 ROOT = Path(__file__).resolve().parent.parent
 LOCUSTFILE = ROOT / "loadtests" / "locustfile.py"
 PLAIN, TLS = "plain", "TLS"  # as in the locustfile
-SERVER = [sys.executable, str(ROOT / "examples" / "ping_server.py"), "--port", "0"]
+HANDLER = f"{ROOT / 'examples' / 'ping_server.py'}:answer"
+SERVER = [sys.executable, "-m", "gnet", "serve", HANDLER, "--workers", "2", "--port", "0"]
 
 START_SECONDS = 15  # until the server says that it listens
 DRAIN_SECONDS = 5  # from SIGTERM to the server's end

@@ -1,5 +1,7 @@
 """The peers "gnet" (`read_line`) and "gnet lines" (`--lines`): `+PONG` to every line, a bare accept loop.
 
+"gnet Server" (`--server`) is the same handler in a `gnet.Server` with its limits and deadlines.
+
 Over TLS with `--tls-cert` and `--tls-key`. With `--bulk` the answer to a line `N` is N sends of 64 KiB.
 """
 
@@ -32,6 +34,11 @@ def serve_lines(client: gnet.Socket) -> None:
         pass  # the client went away, or its line has no end
 
 
+def answer(client: gnet.Socket, _address: str) -> None:
+    for _line in client.lines():
+        client.send(b"+PONG\r\n")
+
+
 def serve_bulk(client: gnet.Socket) -> None:
     try:
         with client:
@@ -46,10 +53,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--lines", action="store_true")
     parser.add_argument("--bulk", action="store_true")
+    parser.add_argument("--server", action="store_true")
     parser.add_argument("--tls-cert", default="")
     parser.add_argument("--tls-key", default="")
     given = parser.parse_args()
     serve = serve_bulk if given.bulk else serve_lines if given.lines else serve_read_line
+    if given.server:
+        with gnet.Server(answer, "127.0.0.1") as pool:
+            print(f"listening on 127.0.0.1:{pool.port}", flush=True)
+            pool.serve_forever()
     server = gnet.new_socket()
     server.set_sock_opt(gnet.SOBool.REUSE_ADDR, True)
     server.bind_addr(0, "127.0.0.1")
