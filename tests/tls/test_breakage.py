@@ -178,7 +178,10 @@ else:
     gevent.sleep(0.05)
 if child == 0:
     os._exit(0)
-os.waitpid(child, 0)
+try:
+    os.waitpid(child, 0)
+except ChildProcessError:
+    pass  # the loop was there first
 print(json.dumps({}))
 os._exit(0)
 """
