@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gevent
 
 from gnet.addresses import describe_sock_addr
+from gnet.checks import check_unix_path
 from gnet.dataflow import DataSocket, is_safe
 from gnet.deadlines import NO_LIMIT, Deadline, Timeout, to_milliseconds
 from gnet.errors import BusyError, SslError, closed_error, raise_named
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from gnet.writing import StreamWriter
 
 __all__ = ["ConnectingSocket", "peer_of"]
-
-# sun_path holds 108 bytes; a path needs one of them for its NUL, an abstract name begins with it.
-_LONGEST_PATH: Final = 107
-_LONGEST_ABSTRACT: Final = 108
 
 # A Unix listener whose queue is full refuses a non-blocking connect with EAGAIN, and nothing tells
 # when there is room: try again after this many seconds, doubling up to the second value.
@@ -183,18 +180,7 @@ class ConnectingSocket(DataSocket):
         raw = self._raw(operation)
         if raw.family != AF_UNIX:
             raise ValueError(f"{operation}: needs an AF_UNIX socket")
-        if not isinstance(path, (str, bytes, os.PathLike)):
-            raise TypeError(
-                f"{operation}: expected a path as str, bytes or PathLike, got {type(path).__name__}"
-            )
-        name = os.fsencode(path)
-        abstract = name.startswith(b"\0")
-        limit = _LONGEST_ABSTRACT if abstract else _LONGEST_PATH
-        if len(name) > limit:
-            raise ValueError(f"{operation}: path of {len(name)} bytes (limit {limit}): {name[:40]!r}...")
-        if not abstract and b"\0" in name:
-            raise ValueError(f"{operation}: the path {name!r} has a NUL in it")
-        return name
+        return check_unix_path(path, operation)
 
     # ------------------------------------------------------------------ TLS
 

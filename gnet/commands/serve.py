@@ -20,10 +20,10 @@ from gnet.commands.terminal import fill_standard_streams, quiet_interrupts
 from gnet.options import SslCVerifyMode
 from gnet.server import Server
 from gnet.serving.binding import bind_tcp
-from gnet.serving.foreground import Service, be_worker, raise_descriptor_limit
+from gnet.serving.foreground import Service, be_worker, raise_descriptor_limit, served_names
 from gnet.serving.inherited import inherited_listeners
 from gnet.serving.launching import WORKER_SIGNALS, taken_channel, worker_program
-from gnet.serving.shared import SharedListeners, listening_name, listening_names
+from gnet.serving.shared import SharedListeners, listening_names
 from gnet.serving.signals import Signals
 from gnet.tls.contexts import SslContext, new_context
 from gnet.workers import SUPERVISOR_SIGNALS, Supervisor
@@ -229,8 +229,7 @@ def _serve_alone(given: argparse.Namespace, signals: Signals) -> int:
         metrics_names = listening_names([metrics])
 
     def say_ready() -> None:
-        own = listening_name(given.unix_path or (server.address, server.port))
-        _say_listening(listening_names(inherited) or [own], metrics_names)
+        _say_listening(served_names(server, inherited, given.unix_path), metrics_names)
 
     Service(server, signals, owns_queue=not inherited, metrics_listener=metrics).run(say_ready)
     return 0

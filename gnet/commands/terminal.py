@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING
 
 import gevent
 
+from gnet.checks import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["complain", "fill_standard_streams", "printable", "quiet_interrupts"]
-
-
-def printable(text: str) -> str:
-    """Escape what could do something to a terminal: names in certificates are the server's choice."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+__all__ = ["complain", "fill_standard_streams", "quiet_interrupts"]
 
 
 def complain(error: Exception) -> None:

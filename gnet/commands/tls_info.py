@@ -6,7 +6,8 @@ import argparse
 import json
 from dataclasses import asdict
 
-from gnet.commands.terminal import printable, quiet_interrupts
+from gnet.checks import printable
+from gnet.commands.terminal import quiet_interrupts
 from gnet.tls.report import TlsReport, inspect_server
 
 __all__ = ["add_parser", "run"]

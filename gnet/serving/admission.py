@@ -21,7 +21,7 @@ import gevent
 from gevent.event import Event
 from gevent.monkey import get_original
 
-from gnet.serving.connections import Connection, Terms, drop_input
+from gnet.serving.connections import Connection, Terms, drop_input, turn_away
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -157,12 +157,8 @@ class Admission:
         terms.statistics.closed += 1
         terms.log_peer(reason, f"{transport.describe()}: refused: {reason}")
         try:
-            if not text or terms.ssl_context is not None:  # in clear it would be no TLS
-                transport.close(reset=True)
+            if not turn_away(transport, text, terms):
                 return
-            with suppress(OSError):
-                transport.send(text)  # it fits the buffer of a new connection
-                transport.end_writes()
         except BaseException:
             transport.close(reset=True)
             raise

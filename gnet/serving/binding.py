@@ -14,11 +14,12 @@ from contextlib import suppress
 from typing import Any, Final
 
 from gnet.addresses import describe_sock_addr
+from gnet.checks import check_unix_path
 from gnet.errors import raise_named
 from gnet.names import check_host
 from gnet.options import AF_INET, AF_INET6, AF_UNIX, IPPROTO_TCP, SOCK_STREAM, SOMAXCONN
 
-__all__ = ["bind_tcp", "bind_unix", "file_identity", "remove_path", "stop_listening"]
+__all__ = ["bind_tcp", "bind_unix", "file_identity", "remove_path", "serving_path", "stop_listening"]
 
 # A path is nobody else's business, as a port on loopback is nobody's from outside.
 _PRIVATE: Final = 0o600
@@ -91,9 +92,23 @@ def _new_socket(family: int, name: str) -> _socket.socket:
         raise_named(error, f"listen on {name}")
 
 
+def serving_path(path: object) -> str:
+    """Check the path to serve on, and give it for `bind_unix`; nothing is opened.
+
+    Raises:
+        TypeError, ValueError: with the argument's name.
+    """
+    name = check_unix_path(path, "Server: unix_path")
+    if not name:
+        raise ValueError("Server: unix_path: the path is empty")
+    return os.fsdecode(name)
+
+
 def bind_unix(path: str) -> _socket.socket:
     """Open a listening Unix socket, for this user only.
 
+    Args:
+        path: as `serving_path` gives it.
     Raises:
         OSError: with the path.
     """
@@ -154,12 +169,19 @@ def stop_listening(descriptor: int) -> None:
     with suppress(OSError):
         raw = _socket.socket(fileno=descriptor)
         try:
-            try:
-                if raw.family not in (AF_INET, AF_INET6) or sys.platform != "linux":
-                    raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
-                filter_ = struct.pack("HL", len(_DROP_SYNS) // 8, _DROP_SYNS.buffer_info()[0])
-                raw.setsockopt(_socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
-            except OSError:
+            if not _drops_syns(raw):
                 raw.listen(0)
         finally:
             raw.detach()
+
+
+def _drops_syns(raw: _socket.socket) -> bool:
+    """Have the kernel drop what would open a connection; False if it can not."""
+    if raw.family not in (AF_INET, AF_INET6) or sys.platform != "linux":
+        return False
+    filter_ = struct.pack("HL", len(_DROP_SYNS) // 8, _DROP_SYNS.buffer_info()[0])
+    try:
+        raw.setsockopt(_socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
+    except OSError:
+        return False
+    return True

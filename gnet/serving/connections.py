@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from gnet.tls.transport import TlsTransport
     from gnet.transports import PlainTransport
 
-__all__ = ["FIRST_BYTE_IN_DRAIN", "Connection", "Terms", "drop_input"]
+__all__ = ["FIRST_BYTE_IN_DRAIN", "Connection", "Terms", "drop_input", "turn_away"]
 
 _log = logging.getLogger("gnet.server")
 
@@ -263,12 +263,11 @@ class Connection:
             self.drain()
             admission.later(FIRST_BYTE_IN_DRAIN, self.end_silent)
         terms.watchdog.add(self, watch)
-        error: BaseException | None = None
+        peers_fault = False
         try:
             terms.handler(client, self.address)
         except BaseException as raised:
-            error = raised
-            self._judge(raised)
+            peers_fault = self._judge(raised)
         if client.released:
             self.state = "released"
             self._released = weakref.ref(client)
@@ -277,7 +276,7 @@ class Connection:
             admission.look_again()
             return
         self.state = "ending"
-        self._end(client, error)
+        self._end(client, peers_fault)
 
     def _outgoing(self) -> int:
         client = self.get_client()
@@ -290,24 +289,25 @@ class Connection:
 
     # ------------------------------------------------------------------ errors
 
-    def _judge(self, error: BaseException) -> None:
-        """Count and report what a handler raised."""
+    def _judge(self, error: BaseException) -> bool:
+        """Count and report what a handler raised; True if it is the peer's fault."""
         terms = self.admission.terms
         if isinstance(error, KeyboardInterrupt) and _is_from_a_signal(error):
             _interrupt_main(error)
-            return
+            return False
         if self.admission.draining and isinstance(error, (gevent.GreenletExit, ClosedError)):
-            return  # the end of the drain
+            return False  # the end of the drain
         if self._is_the_peers(error):
             terms.statistics.peer_errors += 1
             terms.log_peer("peer", str(error))  # which names the peer
-            return
+            return True
         terms.statistics.handler_errors += 1
         text = "".join(traceback.format_exception(error))
         with suppress(Exception):  # a handler of the logging that fails must not end the server
             # Indented: no line of it can pass for one of the log.
             shown = escaped(text.rstrip("\n")).replace("\n", "\n  ")
             _log.error("%s: the handler raised %s\n  %s", self.name, type(error).__name__, shown)
+        return False
 
     def _is_the_peers(self, error: BaseException) -> bool:
         """Whether an error comes out of a call of this connection's socket."""
@@ -329,11 +329,11 @@ class Connection:
 
     # ------------------------------------------------------------------ the end
 
-    def _end(self, client: ClientSocket, error: BaseException | None) -> None:
+    def _end(self, client: ClientSocket, peers_fault: bool) -> None:
         """Flush, end the stream, drop what the peer still sends, close."""
         if client.closed:
             return
-        if client.is_refused() or (error is not None and self._is_the_peers(error)):
+        if client.is_refused() or peers_fault:
             client.close(timeout=0)
             return
         with suppress(OSError):
@@ -348,12 +348,7 @@ class Connection:
     def refuse(self, text: bytes) -> None:
         """End a connection that has a PROXY header and is one too many: with a word, or with a reset."""
         plain = self.transport.plain
-        if not text or self.admission.terms.ssl_context is not None:  # in clear it would be no TLS
-            plain.close(reset=True)
-            return
-        with suppress(OSError):
-            plain.send(text)
-            plain.end_writes()
+        if turn_away(plain, text, self.admission.terms):
             drop_input(plain)
 
     def _closed(self) -> None:
@@ -402,6 +397,17 @@ class Connection:
         greenlet = self.greenlet
         if greenlet is not None:
             gevent.kill(greenlet)
+
+
+def turn_away(plain: PlainTransport, text: bytes, terms: Terms) -> bool:
+    """Tell a client that it is one too many; False if there is no way to say it, and it was reset."""
+    if not text or terms.ssl_context is not None:  # in clear it would be no TLS
+        plain.close(reset=True)
+        return False
+    with suppress(OSError):
+        plain.send(text)  # it fits the buffer of a new connection
+        plain.end_writes()
+    return True
 
 
 def drop_input(plain: PlainTransport) -> None:

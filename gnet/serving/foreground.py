@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gnet.serving.statistics import Stats
     from gnet.sockets import Socket
 
-__all__ = ["Service", "be_worker", "raise_descriptor_limit", "serve"]
+__all__ = ["Service", "be_worker", "raise_descriptor_limit", "serve", "served_names"]
 
 _log = logging.getLogger("gnet.server")
 
@@ -98,14 +98,18 @@ def serve(
             server_arguments.update(listener=inherited, unix_path=None)
         server = Server(handler, address, port, **server_arguments)
         unix_path = server_arguments.get("unix_path")
+        Service(server, signals, owns_queue=not inherited).run(
+            lambda: on_ready(", ".join(served_names(server, inherited, unix_path)))
+        )
 
-        def say_ready() -> None:
-            own = listening_name(
-                os.fspath(unix_path) if unix_path is not None else (server.address, server.port)
-            )
-            on_ready(", ".join(listening_names(inherited) or [own]))
 
-        Service(server, signals, owns_queue=not inherited).run(say_ready)
+def served_names(
+    server: Server, inherited: list[int], unix_path: str | bytes | os.PathLike[str] | None
+) -> list[str]:
+    """Give where a server listens that has started, as the command line says it."""
+    if inherited:
+        return listening_names(inherited)
+    return [listening_name((server.address, server.port) if unix_path is None else os.fspath(unix_path))]
 
 
 def _fork_workers(

@@ -12,14 +12,17 @@ from gnet.addresses import describe_sock_addr, sock_addr_text
 from gnet.deadlines import NO_DEADLINE
 from gnet.names import check_host, resolve
 from gnet.options import AF_INET, AF_INET6, AF_UNIX, AF_UNSPEC, IPPROTO_TCP, SOCK_STREAM, SOMAXCONN
-from gnet.serving.binding import bind_tcp, bind_unix, file_identity, remove_path, stop_listening
+from gnet.serving.binding import (
+    bind_tcp,
+    bind_unix,
+    file_identity,
+    remove_path,
+    serving_path,
+    stop_listening,
+)
 from gnet.transports import PlainTransport
 
 __all__ = ["Listener", "check_place", "open_listeners"]
-
-# sun_path holds 108 bytes; a path needs one of them for its NUL, an abstract name begins with it.
-_LONGEST_PATH = 107
-_LONGEST_ABSTRACT = 108
 
 
 class Listener:
@@ -48,8 +51,7 @@ class Listener:
     def stop_taking(self) -> None:
         """Have the kernel take no more connections; what it has taken can be accepted."""
         if not self._shared:
-            with suppress(OSError):
-                stop_listening(self.transport.socket.fileno())
+            stop_listening(self.transport.socket.fileno())
 
     def close(self) -> None:
         """Give it up. Idempotent."""
@@ -73,26 +75,13 @@ def check_place(address: object, port: object, unix_path: object, listener: Any)
     if address:
         check_host(address, "Server: address")
     if unix_path is not None:
-        _checked_path(unix_path)
+        serving_path(unix_path)
     if listener is not None:
         many = listener if isinstance(listener, (list, tuple)) else [listener]
         if not many:
             raise ValueError("Server: listener: expected a listening socket at least, got none")
         return all([_family_of(each) == AF_UNIX for each in many])  # noqa: C419 - each is checked
     return unix_path is not None
-
-
-def _checked_path(path: Any) -> str:
-    if not isinstance(path, (str, bytes, os.PathLike)):
-        raise TypeError(f"Server: unix_path: expected a path, got {type(path).__name__}")
-    name = os.fsencode(path)
-    abstract = name.startswith(b"\0")
-    limit = _LONGEST_ABSTRACT if abstract else _LONGEST_PATH
-    if not name or len(name) > limit:
-        raise ValueError(f"Server: unix_path: {len(name)} bytes (1 to {limit}): {name[:40]!r}")
-    if not abstract and b"\0" in name:
-        raise ValueError(f"Server: unix_path: {name!r} has a NUL in it")
-    return os.fsdecode(name)
 
 
 def _family_of(listener: Any) -> int:
@@ -132,7 +121,7 @@ def open_listeners(
         many = listener if isinstance(listener, (list, tuple)) else [listener]
         return [_take_over(each) for each in many]
     if unix_path is not None:
-        path = _checked_path(unix_path)
+        path = serving_path(unix_path)
         return [Listener(bind_unix(path), path="" if path.startswith("\0") else path)]
     if address:
         host = check_host(address, "Server: address")  # a name may take its time: not in the kernel's calls

@@ -6,6 +6,8 @@ import logging
 import time
 from contextlib import suppress
 
+from gnet.checks import printable
+
 __all__ = ["PeerLog", "escaped"]
 
 _log = logging.getLogger("gnet.server")
@@ -28,8 +30,5 @@ class PeerLog:
 
 def escaped(text: str, limit: int = 20_000, keep: str = "\n") -> str:
     """Make a text from who knows where fit for a log: no control characters but `keep`, not too long."""
-    shown = "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
-        for char in text[:limit]
-    )
+    shown = printable(text[:limit], keep)
     return shown if len(text) <= limit else shown + "..."

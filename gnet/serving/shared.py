@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, Self
 
 from gnet.options import Port
-from gnet.serving.binding import bind_tcp, bind_unix, file_identity, remove_path
+from gnet.serving.binding import bind_tcp, bind_unix, file_identity, remove_path, serving_path
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,7 +23,7 @@ class SharedListeners:
         address: str,
         port: int,
         *,
-        unix_path: str | os.PathLike[str] | None = None,
+        unix_path: str | bytes | os.PathLike[str] | None = None,
         listener: Any = None,
         reuse_port: bool = False,
         owns_queue: bool = True,
@@ -42,7 +42,7 @@ class SharedListeners:
             many = listener if isinstance(listener, (list, tuple)) else [listener]
             self._sockets = [_taken(each) for each in many]
         elif unix_path is not None:
-            self._path = os.fspath(unix_path)
+            self._path = serving_path(unix_path)
             self._sockets = [bind_unix(self._path)]
         else:
             self._sockets = [bind_tcp(address, Port(port), reuse_port)]

@@ -16,6 +16,7 @@ import pytest
 
 import gnet
 from gnet.server import Server
+from gnet.serving.shared import SharedListeners
 from tests.loopback import needs_ipv6
 from tests.server.peers import (
     answer_lines,
@@ -480,3 +481,11 @@ def test_a_server_is_started_once_and_start_again_changes_nothing() -> None:
         with closing(connect(server)) as client:
             assert ask(client) == b"ping\n"
         wait_until(lambda: not server._admission.connections, "the client is gone")
+
+
+def test_a_path_in_bytes_is_shared_by_workers_as_it_is_served_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with SharedListeners("", 0, unix_path=bytes(path)) as shared:
+        assert shared.names == [f"unix:{path}"]
+        assert path.is_socket()
+    assert not path.exists()
