@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gnet.datagrams import DatagramReader, DatagramWriter
-    from gnet.tls.transport import TlsTransport, UnconnectedTls
+    from gnet.tls.transport import TlsTransport
+    from gnet.tls.unconnected import UnconnectedTls
     from gnet.writing import StreamWriter
 
 __all__ = ["ConnectingSocket", "peer_of"]

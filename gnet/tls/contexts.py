@@ -23,7 +23,8 @@ from gnet.tls.name_choice import NameChoice
 from gnet.tls.psk import PskFunctions, SslClientGetPskFunc, SslServerGetPskFunc
 from gnet.tls.sessions import ClientSession, Session, SessionCache
 from gnet.tls.settings import CIPHERS_INTERMEDIATE, Version
-from gnet.tls.transport import TlsTransport, UnconnectedTls
+from gnet.tls.transport import TlsTransport
+from gnet.tls.unconnected import UnconnectedTls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
