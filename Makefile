@@ -10,16 +10,16 @@ STAMP := $(VENV)/.gnet-installed
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-plain test-patched lint types format bench bench-lines build clean distclean
+.PHONY: help venv demo test test-plain test-patched lint types format compare micro bench-check scale build clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(STAMP) ## ten seconds of Locust against the ping server, with a summary
-	$(BIN)/python loadtests/demo.py
+	$(BIN)/python -m loadtests.demo
 
 test: lint types ## all checks, and all tests in both kinds of processes at once
-	$(BIN)/python tests/both_modes.py $(ARGS)
+	$(BIN)/python -m tests.both_modes $(ARGS)
 
 test-plain: $(STAMP) ## all tests, in a process as a program of its own has it
 	GNET_TEST_PATCHED= $(BIN)/python -m pytest $(ARGS)
@@ -38,11 +38,17 @@ format: $(STAMP) ## repair formatting and what else can be repaired
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(STAMP) ## server CPU and memory side by side, plain and TLS (ARGS=--tls: one half)
-	$(BIN)/python loadtests/bench_servers.py $(ARGS)
+compare: $(STAMP) ## gnet and its peers side by side, about 25 minutes (ARGS=--quick: about 3), into docs/
+	$(BIN)/python -m loadtests.compare $(ARGS)
 
-bench-lines: $(STAMP) ## nanoseconds per line: read_line, lines(), makefile, io.BufferedReader
-	$(BIN)/python loadtests/bench_lines.py
+micro: $(STAMP) ## what a line, a call, an allocation, a system call costs (ARGS=lines: one of them)
+	$(BIN)/python -m loadtests.micro $(ARGS)
+
+bench-check: $(STAMP) ## which ratios of the micro-benchmarks moved by more than 10 % from the baseline (a report)
+	$(BIN)/python -m loadtests.micro --check $(ARGS)
+
+scale: $(STAMP) ## how the cost grows: connections, idle memory, line length, workers; about 12 minutes, into docs/
+	$(BIN)/python -m loadtests.scale $(ARGS)
 
 build: $(STAMP) ## wheel and source distribution, into dist/
 	$(BIN)/python -m build --no-isolation
@@ -58,7 +64,7 @@ $(STAMP): pyproject.toml setup.cfg gnet/_version.py
 	so it makes no virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing gnet and what it is tested with into $(VENV) (about a minute) ..."
 	@$(PYTHON) -m venv $(if $(and $(wildcard $(STAMP)),$(filter pyproject.toml,$?)),--clear) $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[locust,metrics,test,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[locust,metrics,bench,test,dev]'
 	@touch $(STAMP)
 
 clean: ## remove what building and testing left behind

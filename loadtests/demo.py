@@ -1,7 +1,7 @@
 """The main job on real input: ten seconds of Locust against the ping server, plain and TLS, then a summary.
 
     make demo
-    .venv/bin/python loadtests/demo.py --seconds 60 --users 200
+    .venv/bin/python -m loadtests.demo --seconds 60 --users 200
 
 Starts `python -m gnet serve examples/ping_server.py:answer --workers 2` twice on loopback: plain, and over
 TLS with a certificate that is made for this run. Drives both at once with loadtests/locustfile.py (headless
@@ -39,8 +39,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from certificates import CertificateFiles, make_certificates
-from histogram import Histogram
+from loadtests.certificates import CertificateFiles, make_certificates
+from loadtests.histogram import Histogram
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCUSTFILE = ROOT / "loadtests" / "locustfile.py"

@@ -28,11 +28,11 @@ from typing import Any
 
 import gevent
 import locust.stats
-from histogram import Histogram
 from locust import User, between, events, task
 from locust.env import Environment
 
 import gnet
+from loadtests.histogram import Histogram
 
 ANSWER = b"+PONG"
 TIMEOUT = 5000  # milliseconds for connecting (handshake included), and for each send and each answer

@@ -90,6 +90,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("plain_only")]
 
 
+def pytest_collection_finish() -> None:
+    # Some tests let the collector look for garbage again and again. Thousands of tests that wait for their
+    # turn are none, and take 100 ms of each look.
+    gc.collect()
+    gc.freeze()
+
+
 def _check_kind_of_process() -> None:
     patched = monkey.is_module_patched("socket")
     if patched != PATCHED:

@@ -158,7 +158,7 @@ def test_the_demo_without_tls_drives_one_server(start_demo: Callable[..., subpro
     process = start_demo("--no-tls", "--seconds", "1", "--users", "1", PATH="/nowhere")
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output + errors
-    assert total_of("plain", output)[0] > 10
+    assert total_of("plain", output)[0] > 0
     assert "TLS" not in output
 
 
@@ -238,7 +238,10 @@ def test_the_demo_fails_when_the_server_is_at_fault(
     fault: str,
 ) -> None:
     change, complaint = FAULTS[fault]
-    process = start_demo("--server", wrong_server(change), "--seconds", "1", "--users", "3", PATH="/nowhere")
+    arguments = ["--server", wrong_server(change), "--seconds", "1", "--users", "3"]
+    if "the plain server" in complaint and "the TLS server" not in complaint:
+        arguments.append("--no-tls")  # with the same fault, and the same limits to wait for
+    process = start_demo(*arguments, PATH="/nowhere")
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, output + errors
     assert complaint in output

@@ -1,6 +1,6 @@
 """How much memory connections take: idle ones, those that sent a burst, those whose peers never read.
 
-The bounds are generous, for other machines and other allocators; `loadtests/bench_servers.py` gives the exact
+The bounds are generous, for other machines and other allocators; `loadtests/compare` gives the exact
 figures beside those of others.
 """
 

@@ -115,11 +115,11 @@ def test_what_arrives_is_written_at_once() -> None:
 
 
 def until_stuck(write: Callable[[bytes], int], limit: int) -> int:
-    """Write zeros until nothing is taken for a second, or `limit` is reached; give how many were taken."""
+    """Write zeros until nothing is taken for 400 ms, or `limit` is reached; give how many were taken."""
     total = 0
     with suppress(gevent.Timeout):
         while total < limit:
-            with gevent.Timeout(1.0):
+            with gevent.Timeout(0.4):
                 total += write(bytes(65536))
     return total
 

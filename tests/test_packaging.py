@@ -142,7 +142,7 @@ def test_the_extras_are_there_and_bring_what_they_are_for(built: Built) -> None:
         extra: {need.name for need in needs if need.marker and need.marker.evaluate({"extra": extra})}
         for extra in built.metadata.get_all("Provides-Extra", [])
     }
-    assert set(extras) == {"locust", "metrics", "test", "dev"}
+    assert set(extras) == {"locust", "metrics", "bench", "test", "dev"}
     assert extras["locust"] == {"locust"}
     assert extras["metrics"] == {"prometheus-client"}
     assert {"pytest", "pytest-timeout", "hypothesis", "trustme"} <= extras["test"]

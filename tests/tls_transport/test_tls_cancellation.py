@@ -140,16 +140,20 @@ class Flights:
 
     def step(self) -> None:
         peer = self._peer
-        if not self._pending:
+        if not self._pending and not self._makes_flight():  # a client's first one waits for nothing
             # What it waits for is on its way, unless it has all it needs.
             peer.socket.settimeout(0.2)
             with suppress(TimeoutError):
                 peer.unread += peer.socket.recv(1 << 16)
             peer.socket.settimeout(GUARD / 1000)
-            advance(peer)
-            self._pending = shares(peer.take(), 6)
+            self._makes_flight()
         if self._pending:
             peer.socket.sendall(self._pending.pop(0))
+
+    def _makes_flight(self) -> bool:
+        advance(self._peer)
+        self._pending = shares(self._peer.take(), 6)
+        return bool(self._pending)
 
     def finish(self) -> None:
         """Make the rest of the handshake."""

@@ -1,0 +1,1 @@
+"""gnet and its peers side by side: `python -m loadtests.compare` (`make compare`)."""

@@ -1,0 +1,1 @@
+"""What all benchmarks share: server processes, clients, peers, tables, the machine's facts."""

@@ -1,0 +1,1 @@
+"""The servers that only the scale benchmark needs, each a program of its own."""
