@@ -10,7 +10,8 @@ STAMP := $(VENV)/.gnet-installed
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-plain test-patched lint types format compare micro bench-check scale build clean distclean
+.PHONY: help venv demo test test-plain test-patched test-compiled lint types format compare micro bench-check scale \
+	build clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +27,9 @@ test-plain: $(STAMP) ## all tests, in a process as a program of its own has it
 
 test-patched: $(STAMP) ## the tests of the core, in a process that gevent has patched (as Locust's)
 	GNET_TEST_PATCHED=1 $(BIN)/python -m pytest $(ARGS)
+
+test-compiled: $(STAMP) ## all tests, on a wheel built here that has the compiled modules (docs/compiled.md)
+	$(BIN)/python tests/compiled_run.py $(ARGS)
 
 lint: $(STAMP) ## look for mistakes and for formatting (repairs nothing: make format)
 	$(BIN)/ruff check
@@ -50,7 +54,7 @@ bench-check: $(STAMP) ## which ratios of the micro-benchmarks moved by more than
 scale: $(STAMP) ## how the cost grows: connections, idle memory, line length, workers; about 12 minutes, into docs/
 	$(BIN)/python -m loadtests.scale $(ARGS)
 
-build: $(STAMP) ## wheel and source distribution, into dist/
+build: $(STAMP) ## wheel (compiled if there is a C compiler) and source distribution, into dist/
 	$(BIN)/python -m build --no-isolation
 
 venv: $(STAMP) ## make the virtual environment, or bring it up to date
@@ -64,11 +68,12 @@ $(STAMP): pyproject.toml setup.cfg gnet/_version.py
 	so it makes no virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing gnet and what it is tested with into $(VENV) (about a minute) ..."
 	@$(PYTHON) -m venv $(if $(and $(wildcard $(STAMP)),$(filter pyproject.toml,$?)),--clear) $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[locust,metrics,bench,test,dev]'
+	@GNET_COMPILE=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[locust,metrics,bench,test,dev]'
 	@touch $(STAMP)
 
 clean: ## remove what building and testing left behind
 	rm -rf build dist *.egg-info reports .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f gnet/*.so gnet/*/*.so *__mypyc*.so
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## ... and the virtual environment

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gnet._version import __version__
 from gnet.commands import OneLineParser
+from gnet.compiling import is_compiled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"gnet {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"gnet {__version__}{' (compiled)' if is_compiled() else ''}"
+    )
     subparsers: argparse._SubParsersAction[Any] = parser.add_subparsers(
         title="commands", metavar="COMMAND", parser_class=OneLineParser
     )

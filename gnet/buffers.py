@@ -75,12 +75,12 @@ class ReadBuffer:
         "_chunk",
         "_long_tail",
         "_longest",
-        "_py_ready",
         "_scanned",
         "_searched_for",
         "_start",
         "eof",
         "nim_ready",
+        "py_ready",
         "work",
     )
 
@@ -93,7 +93,8 @@ class ReadBuffer:
 
         Whoever pops one has taken it, as with `take_ready_line`. Behind a first line, which whoever
         had it split pops at once, none is longer than a block (32 KiB)."""
-        self._py_ready: list[bytes] = []  # the same, for Python's
+        self.py_ready: list[bytes] = []
+        """The same for Python's rules; those lines are given out by `ready_lines`."""
         self._block_start = 0  # where in the chunk the split block begins
         self._block_lines = 0  # and how many lines it had
         self._longest = 0  # no line of it is longer
@@ -109,7 +110,7 @@ class ReadBuffer:
 
     def feed(self, data: bytes) -> None:
         """Add bytes that arrived. They are kept, not copied, where nothing else is waiting."""
-        if self.nim_ready or self._py_ready:
+        if self.nim_ready or self.py_ready:
             self._unsplit()
         tail = self._long_tail
         if tail is not None:
@@ -136,7 +137,7 @@ class ReadBuffer:
     def clear(self) -> None:
         """Drop everything, the lines that a running `lines()` loop has not reached included."""
         self.nim_ready.clear()
-        self._py_ready.clear()
+        self.py_ready.clear()
         self._long_tail = None
         self._chunk = b""
         self._start = self._scanned = 0
@@ -148,7 +149,7 @@ class ReadBuffer:
         return (
             self._start < len(self._chunk)
             or bool(self.nim_ready)
-            or bool(self._py_ready)
+            or bool(self.py_ready)
             or self._long_tail is not None
         )
 
@@ -156,7 +157,7 @@ class ReadBuffer:
         """How many bytes are here."""
         if self._long_tail is not None:
             return len(self._long_tail)
-        if self.nim_ready or self._py_ready:
+        if self.nim_ready or self.py_ready:
             self._unsplit()
         return len(self._chunk) - self._start
 
@@ -164,7 +165,7 @@ class ReadBuffer:
         """Give up to `size` bytes from the start and leave them here."""
         if self._long_tail is not None:
             return bytes(memoryview(self._long_tail)[:size])
-        if self.nim_ready or self._py_ready:
+        if self.nim_ready or self.py_ready:
             self._unsplit()
         return self._chunk[self._start : self._start + size]
 
@@ -223,7 +224,7 @@ class ReadBuffer:
         if tail is not None:
             content, start = tail, 0
         else:
-            if self.nim_ready or self._py_ready:
+            if self.nim_ready or self.py_ready:
                 self._unsplit()
             content, start = self._chunk, self._start
         searched = self._scanned if self._searched_for == delimiter else 0
@@ -268,7 +269,7 @@ class ReadBuffer:
             line = self.take_ready_line(max_length)
             if line is not None:
                 return line
-        elif not self._start and self._long_tail is None and not self._py_ready:
+        elif not self._start and self._long_tail is None and not self.py_ready:
             # A shortcut for request and response: the chunk is one whole line.
             chunk = self._chunk
             if not chunk and not self.eof:
@@ -304,7 +305,7 @@ class ReadBuffer:
         """
         if bare_cr:
             return self._ready_nim_lines(max_length)
-        ready = self._py_ready
+        ready = self.py_ready
         if ready:
             if self._are_within(ready, max_length):
                 return ready
@@ -511,7 +512,7 @@ class ReadBuffer:
 
     def _unsplit(self) -> None:
         """Go back to bytes: move the offset to the first line that was not taken."""
-        ready = self.nim_ready or self._py_ready
+        ready = self.nim_ready or self.py_ready
         taken = self._block_lines - len(ready)
         position = self._block_start
         chunk = self._chunk
@@ -528,7 +529,7 @@ class ReadBuffer:
 
     def _to_bytes(self) -> bytes:
         """Bring everything into the chunk, nothing split ahead; give the chunk."""
-        if self.nim_ready or self._py_ready:
+        if self.nim_ready or self.py_ready:
             self._unsplit()
         elif self._long_tail is not None:
             self._chunk = bytes(self._long_tail)
@@ -559,13 +560,17 @@ class ReadBuffer:
 class WriteQueue:
     """Bytes that a send took and the kernel has not: whole messages, in order."""
 
-    __slots__ = ("pieces", "size", "went")
+    __slots__ = ("pieces", "room", "size", "went")
 
     def __init__(self) -> None:
         self.pieces: list[bytes | memoryview] = []
-        """What `append` adds to; whoever adds here (a hot path) keeps `size` right."""
+        """What `append` adds to; whoever adds here (a hot path) keeps `size` and `room` right."""
         self.size = 0
         """Bytes in the queue."""
+        self.room = 0
+        """Bytes that may be added without a thought: the writer has seen to all else, the flush included.
+
+        It is the writer that sets this; whatever takes from the queue or ends it sets it to 0."""
         self.went = 0
         """Bytes that were discarded (sent) since the queue was last empty."""
 
@@ -585,6 +590,7 @@ class WriteQueue:
 
     def discard(self, size: int) -> None:
         """Drop the first `size` bytes of what `joined` gave: they are out."""
+        self.room = 0
         self.went += size
         self.size -= size
         if self.size:
@@ -595,7 +601,7 @@ class WriteQueue:
     def clear(self) -> None:
         """Drop everything."""
         self.pieces.clear()
-        self.size = 0
+        self.size = self.room = 0
 
 
 def _without_start(data: bytes | memoryview, size: int) -> bytes | memoryview:

@@ -48,6 +48,8 @@ __all__ = ["DataSocket", "is_safe"]
 
 _LONGEST_LINE: Final = 65536  # the default limit of lines(): what protocols allow, and no attacker fills
 
+_MOST_LINES: Final = 512  # the default of read_lines(): what is split ahead at once
+
 _LARGEST_SIZE: Final = sys.maxsize
 
 _SAFE: Final = SocketFlag.SAFE_DISCONN
@@ -56,7 +58,7 @@ _SAFE: Final = SocketFlag.SAFE_DISCONN
 class DataSocket(SocketHandle):
     """A descriptor that data goes through; `gnet.Socket` adds its life."""
 
-    __slots__ = ("_reader", "_ready", "_thread", "_writer")
+    __slots__ = ("_reader", "_ready", "_thread_id", "_writer")
 
     def __init__(
         self,
@@ -68,7 +70,7 @@ class DataSocket(SocketHandle):
         self._reader = reader
         self._ready = reader.ready
         self._writer = writer
-        self._thread = get_ident()
+        self._thread_id = get_ident()
 
     # ------------------------------------------------------------------ receiving
 
@@ -151,7 +153,9 @@ class DataSocket(SocketHandle):
         # down three calls, as the others are, this would take twice the time.
         ready = self._ready
         if max_length is MAX_LINE_LENGTH:
-            if ready and timeout is None and flags is _SAFE and get_ident() == self._thread:
+            if ready and flags is _SAFE and get_ident() == self._thread_id:
+                if timeout is not None:
+                    to_milliseconds(timeout)  # a mistake is one, whether there is a need to wait or not
                 return ready.pop() or b"\r\n"
         else:
             max_length = check_size(max_length, "read_line: max_length")
@@ -164,6 +168,33 @@ class DataSocket(SocketHandle):
         )
 
     recv_line = read_line
+
+    def read_lines(
+        self,
+        most: int = _MOST_LINES,
+        timeout: Timeout = None,
+        flags: SocketFlag = _SAFE,
+        max_length: int = MAX_LINE_LENGTH,
+    ) -> list[bytes]:
+        """Read a line as `read_line` does, and with it those that have come behind it.
+
+        Waits for the first line only. For who answers, or counts, a whole batch at once.
+
+        Returns:
+            One line at least, without terminators, as `read_line` gives each of them; `[]` at the end of
+            the stream.
+        Args:
+            most: lines to give, at least 1.
+            timeout: for the first line; see the module.
+        Raises:
+            As `read_line`. ValueError: `most` below 1.
+        """
+        if not check_size(most, "read_lines: most"):
+            raise ValueError("read_lines: most: expected at least 1, got 0")
+        limit = self._timeout if timeout is None else to_milliseconds(timeout)
+        if max_length is not MAX_LINE_LENGTH and not check_size(max_length, "read_lines: max_length"):
+            raise ValueError("read_lines: max_length: expected at least 1, got 0")
+        return self._reader.read_lines(most, limit, is_safe(flags), max_length)
 
     def lines(
         self, max_length: int = _LONGEST_LINE, timeout: Timeout = None, bare_cr: bool = False
@@ -333,13 +364,9 @@ class DataSocket(SocketHandle):
         """
         if flags is not _SAFE:
             is_safe(flags)
-        if get_ident() != self._thread:
-            self._transport.check_thread()
-        writer = self._writer
-        writer.send(
+        self._writer.send_message(
             data if type(data) is bytes else as_bytes(data, "send"),
             self._timeout if timeout is None else to_milliseconds(timeout),
-            writer.coalesce and (bool(self._ready) or self._reader.has_data()),
         )
 
     def __iand__(self, data: bytes | bytearray | memoryview) -> Self:
@@ -450,6 +477,7 @@ class DataSocket(SocketHandle):
     @coalesce.setter
     def coalesce(self, value: bool) -> None:
         self._writer.coalesce = bool(value) and not isinstance(self._writer, DatagramWriter)
+        self._writer.end_batch()
 
 
 def is_safe(flags: object) -> bool:

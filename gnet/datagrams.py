@@ -94,7 +94,7 @@ class DatagramReader:
     def _needs_a_stream(self, *_: object, **__: object) -> NoReturn:
         raise ValueError("this call needs a stream socket; datagrams have recv, recv_from and peek")
 
-    read_line = skip = recv_exactly = recv_until = lines = try_read_line = _needs_a_stream
+    read_line = read_lines = skip = recv_exactly = recv_until = lines = try_read_line = _needs_a_stream
 
 
 class DatagramWriter:
@@ -108,6 +108,14 @@ class DatagramWriter:
         self._transport = transport
         self._turns = Turns(transport, transport.wait_writable)
         self.coalesce = False
+
+    def send_message(self, data: bytes | memoryview, timeout: float) -> None:
+        """Send one datagram to the connected peer, from the thread that may."""
+        self._transport.check_thread()
+        self.send(data, timeout, False)
+
+    def end_batch(self) -> None:
+        """Each datagram goes by itself."""
 
     def send(self, data: bytes | memoryview, timeout: float, input_waits: bool) -> None:
         """Send one datagram to the connected peer."""

@@ -13,7 +13,7 @@ import builtins
 import errno
 import os
 import socket as _stdlib_socket
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 from gnet.options import SocketFlag
 
@@ -31,6 +31,8 @@ __all__ = [
 
 # Nim's isDisconnectionError on POSIX: just these three. ECONNABORTED, ENOTCONN, ETIMEDOUT and
 # ESHUTDOWN are not among them.
+_E = TypeVar("_E", bound=BaseException)
+
 _DISCONNECTION_ERRNOS: Final = frozenset({errno.EPIPE, errno.ENETRESET, errno.ECONNRESET})
 
 
@@ -180,6 +182,15 @@ def raise_named(error: OSError, operation: str) -> NoReturn:
         raise named from error
     finally:
         del error, named  # an exception that its own traceback's frames hold is not freed at once
+
+
+def because(error: _E, cause: BaseException | None) -> _E:
+    """Give `error`, caused by another one or by none: what `raise error from cause` says.
+
+    For the modules that may be compiled: in those the compiler drops the `from`.
+    """
+    error.__cause__ = cause  # which also keeps the one that was being handled out of the traceback
+    return error
 
 
 def fresh_ssl_error(error: SslError, prefix: str = "") -> SslError:

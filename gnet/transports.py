@@ -22,6 +22,7 @@ from gevent import getcurrent
 from gevent.monkey import get_original
 
 from gnet.addresses import describe_sock_addr
+from gnet.compiling import mypyc_attr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ READ: Final = 1  # the event masks of gevent's loop
 WRITE: Final = 2
 
 # The thread's identity; in a patched process the name of that module gives a greenlet's.
-get_ident: Final = get_original("_thread", "get_ident")
+get_ident: Final[Callable[[], int]] = get_original("_thread", "get_ident")
 
 # Without it, a send to a reset connection raises SIGPIPE where a program restored its default.
 _NO_SIGNAL: Final = getattr(_socket, "MSG_NOSIGNAL", 0)
@@ -206,6 +207,7 @@ class Readiness:
             waiting.switch()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PlainTransport:
     """The transport without TLS: the kernel's socket, non-blocking, waited for with gevent.
 
@@ -222,7 +224,7 @@ class PlainTransport:
         "_hub",
         "_readable",
         "_released",
-        "_thread",
+        "_thread_id",
         "_writable",
         "closed",
         "drained",
@@ -245,7 +247,7 @@ class PlainTransport:
         self._connecting = False  # a connect is under way
         self._released = False  # the descriptor is no longer ours
         self._hub: Hub = gevent.get_hub()
-        self._thread = get_ident()
+        self._thread_id: int = get_ident()
         # Both are made by the first wait: many sockets never wait for one of the two.
         self._readable: Readiness | None = None
         self._writable: Readiness | None = None
@@ -259,7 +261,7 @@ class PlainTransport:
         Raises:
             OSError: as the kernel has it; the first one is kept in `failure`.
         """
-        if get_ident() != self._thread:
+        if get_ident() != self._thread_id:
             raise self._wrong_thread()
         try:
             data = self.socket.recv(size)
@@ -274,7 +276,7 @@ class PlainTransport:
 
     def peek(self, size: int) -> bytes | None:
         """As `receive`, but leave the bytes in the kernel."""
-        if get_ident() != self._thread:
+        if get_ident() != self._thread_id:
             raise self._wrong_thread()
         try:
             return self.socket.recv(size, _socket.MSG_PEEK)
@@ -290,7 +292,7 @@ class PlainTransport:
         Raises:
             OSError: as the kernel has it; the first one is kept in `failure`.
         """
-        if get_ident() != self._thread:
+        if get_ident() != self._thread_id:
             raise self._wrong_thread()
         try:
             return self.socket.send(data, _NO_SIGNAL)
@@ -309,13 +311,13 @@ class PlainTransport:
             if self._released:
                 return
             readiness = self._readable = Readiness(self._hub, self.socket.fileno(), READ)
-        if get_ident() != self._thread:
+        if get_ident() != self._thread_id:
             raise self._wrong_thread()
         readiness.wait()
 
     def wait_writable(self) -> None:
         """Wait until the descriptor is writable or this transport was closed."""
-        if get_ident() != self._thread:
+        if get_ident() != self._thread_id:
             raise self._wrong_thread()
         readiness = self._write_readiness()
         if readiness is not None:
@@ -340,7 +342,7 @@ class PlainTransport:
 
     def yield_to_loop(self) -> None:
         """Let the loop serve others once."""
-        if get_ident() != self._thread:
+        if get_ident() != self._thread_id:
             raise self._wrong_thread()
         yield_to_loop(self._hub)
 
@@ -348,7 +350,7 @@ class PlainTransport:
 
     def accept(self) -> tuple[PlainTransport, Any] | None:
         """Accept one connection: its transport and the peer's socket address; `None` if there is none."""
-        if get_ident() != self._thread:
+        if get_ident() != self._thread_id:
             raise self._wrong_thread()
         socket = self.socket
         try:
@@ -391,7 +393,7 @@ class PlainTransport:
 
         EINPROGRESS and EALREADY: wait until the descriptor is writable, then call this again.
         """
-        if get_ident() != self._thread:
+        if get_ident() != self._thread_id:
             raise self._wrong_thread()
         code = self.socket.connect_ex(sockaddr)
         if code in (errno.EINPROGRESS, errno.EALREADY):
@@ -416,12 +418,12 @@ class PlainTransport:
 
     def check_thread(self) -> None:
         """Raise unless the caller runs in the thread whose hub this transport belongs to."""
-        if get_ident() != self._thread:
+        if get_ident() != self._thread_id:
             raise self._wrong_thread()
 
     def in_own_thread(self) -> bool:
         """Whether the caller runs in the thread whose hub this transport belongs to."""
-        return bool(get_ident() == self._thread)
+        return bool(get_ident() == self._thread_id)
 
     def in_hub(self) -> bool:
         """Whether the caller is the hub itself, which can not wait."""
@@ -483,5 +485,5 @@ class PlainTransport:
     def _wrong_thread(self) -> RuntimeError:
         return RuntimeError(
             f"the socket connected with {self.describe()} belongs to the hub of another thread "
-            f"({self._thread}); this is thread {get_ident()}"
+            f"({self._thread_id}); this is thread {get_ident()}"
         )

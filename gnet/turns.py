@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import gevent
 from gevent.event import Event
 
-from gnet.errors import closed_error
+from gnet.errors import because, closed_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +119,7 @@ class Turns:
             answer = None if self._transport.closed else attempt()
             if answer is not None:
                 return answer
-            raise deadline.error(operation) from None
+            raise because(deadline.error(operation), None)
 
     def _wait_for(self, attempt: Callable[[], _T | None], operation: str) -> _T:
         transport = self._transport

@@ -18,11 +18,22 @@ if TYPE_CHECKING:
 
     from greenlet import greenlet
 
-__all__ = ["Wait", "Watch"]
+__all__ = ["Wait", "Watch", "count_lines"]
 
 # Reads whose answer is a message with an end: its start and its end belong together. Of other reads, each
 # wait is one of its own.
 _LINE_READS: Final = frozenset({"read_line", "lines", "recv_until"})
+
+
+def count_lines(data: bytes) -> int:
+    """Count the line ends: what `bytes.count` gives, which looks at each byte by itself (20 µs for 64 KiB).
+
+    Most messages have one, as their last byte, and bulk data few or none: `find` sees 32 bytes at a time.
+    """
+    first = data.find(b"\n")
+    if first < 0:
+        return 0
+    return 1 if first + 1 == len(data) else data.count(b"\n", first)
 
 
 class Wait(enum.Enum):

@@ -24,10 +24,13 @@ import gevent
 
 from gnet.buffers import WriteQueue
 from gnet.deadlines import Deadline
-from gnet.errors import BrokenSendError, TimeoutError, closed_error, named_error
+from gnet.errors import BrokenSendError, TimeoutError, because, closed_error, named_error
+from gnet.transports import get_ident
 from gnet.turns import Turn
+from gnet.watching import count_lines
 
 if TYPE_CHECKING:
+    from gnet.buffers import ReadBuffer
     from gnet.transports import Transport
     from gnet.watching import Watch
 
@@ -94,15 +97,20 @@ class StreamWriter:
         "_refused",
         "_since_visit",
         "_state",
+        "_thread_id",
         "_transport",
         "_turn",
         "coalesce",
+        "input",
         "queue",
         "watch",
     )
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._thread_id = get_ident()
+        self.input: ReadBuffer | None = None
+        """What has arrived and was not read: while there is some, answers may wait for each other."""
         self.queue = WriteQueue()
         """Bytes that a send took and the kernel has not; for others to look at."""
         self._state = _OPEN
@@ -121,6 +129,27 @@ class StreamWriter:
 
     # ------------------------------------------------------------------ sending
 
+    def send_message(self, data: bytes | memoryview, timeout: float) -> None:
+        """Send all of `data`, from the thread that may, in whatever way is best now; as `send`."""
+        if get_ident() != self._thread_id:
+            self._transport.check_thread()
+        source = self.input
+        if source is None or not (source.py_ready or source.has_data()):
+            self.send(data, timeout, False)
+        elif len(data) <= self.queue.room and type(data) is bytes and self._transport.failure is None:
+            # The hot path: one more answer of a batch.
+            queue = self.queue
+            size = len(data)
+            queue.pieces.append(data)
+            queue.size += size
+            queue.room -= size
+        else:
+            self.send(data, timeout, self.coalesce)
+
+    def end_batch(self) -> None:
+        """Look at everything anew with the next message."""
+        self.queue.room = 0
+
     def send(self, data: bytes | memoryview, timeout: float, input_waits: bool) -> None:
         """Send all of `data`, or queue it if `input_waits` and this writer coalesces.
 
@@ -136,15 +165,12 @@ class StreamWriter:
         size = len(data)
         if input_waits and self.coalesce and queue.size + size <= _QUEUE_LIMIT:
             if transport.failure is not None:
-                raise self._send_error(transport.failure, "send", 0, size) from transport.failure
-            if self._flush_scheduled and queue.size:
-                queue.pieces.append(bytes(data))
-                queue.size += size
-                return
+                raise because(self._send_error(transport.failure, "send", 0, size), transport.failure)
             queue.append(bytes(data))
             if not self._flush_scheduled:
                 self._flush_scheduled = True
                 transport.run_in_loop(self._flush_in_loop)
+            queue.room = _QUEUE_LIMIT - queue.size  # the next ones need none of this
             return
         if self._turn is not None and self._turn.held:
             self._send_waiting(data, 0, timeout)
@@ -164,13 +190,13 @@ class StreamWriter:
             try:
                 sent = transport.send(data)
             except OSError as error:
-                raise self._send_error(error, "send", 0, size) from error
+                raise because(self._send_error(error, "send", 0, size), error)
             self._since_visit += sent
             watch = self.watch
             if watch is not None:
                 if sent == size and type(data) is bytes:
                     watch.bytes_out += size
-                    watch.lines_out += data.count(b"\n")
+                    watch.lines_out += count_lines(data)
                 else:
                     self._note_sent(data, sent)
             if sent < size or transport.unsent:
@@ -228,10 +254,12 @@ class StreamWriter:
     def refuse(self, error: OSError) -> None:
         """Have sends raise `error` from now on; the peer will see that not all was sent."""
         self._refused = error
+        self.queue.room = 0
         self._state = _AFTER_CUT.get(self._state, self._state)
 
     def shut(self) -> None:
         """Note that the end of stream is out: sends raise from now on."""
+        self.queue.room = 0
         self._state = _AFTER_SHUTDOWN.get(self._state, self._state)
 
     @property
@@ -241,6 +269,7 @@ class StreamWriter:
 
     def use(self, transport: Transport) -> None:
         """Write to another transport from now on."""
+        self.queue.room = 0
         self._transport = transport
 
     def close(self, timeout: float) -> bool:
@@ -257,6 +286,7 @@ class StreamWriter:
         self._state = _State.CLOSED
         self._in_background = False
         queue = self.queue
+        queue.room = 0
         transport = self._transport
         deadline = Deadline(timeout)
         try:
@@ -327,13 +357,13 @@ class StreamWriter:
             peer = f"{operation} to {transport.describe()}"
             if expired:
                 detail = f"{peer} ({sent} of {len(data)} bytes sent)" if len(data) else peer
-                raise deadline.error(detail, bytes_sent=sent) from None
+                raise because(deadline.error(detail, bytes_sent=sent), None)
             if isinstance(error, TimeoutError) and self._refused is not None:  # a server's deadline
                 self._cut_after = sent
                 detail = f"{error} ({sent} of {len(data)} bytes sent)"
-                raise TimeoutError(detail, bytes_sent=sent) from None
+                raise because(TimeoutError(detail, bytes_sent=sent), None)
             if isinstance(error, _RefusedError):
-                raise self._send_error(error.cause, operation, sent, len(data)) from error.cause
+                raise because(self._send_error(error.cause, operation, sent, len(data)), error.cause)
             raise
         finally:
             deadline.close()
@@ -372,14 +402,14 @@ class StreamWriter:
         watch.bytes_out += count
         if type(data) is not bytes or count < len(data):
             data = bytes(data[:count])
-        watch.lines_out += data.count(b"\n")
+        watch.lines_out += count_lines(data)
 
     def _give(self, data: bytes | memoryview) -> int:
         """Give the transport the start of `data`; its errors come as `_RefusedError`."""
         try:
             return self._transport.send(data)
         except OSError as error:
-            raise _RefusedError(error) from None
+            raise because(_RefusedError(error), None)
 
     def _wait(self, deadline: Deadline, operation: str) -> None:
         deadline.arm()
@@ -423,6 +453,7 @@ class StreamWriter:
     def _flush_in_loop(self) -> None:
         # A callback of the loop: errors are kept, not raised.
         self._flush_scheduled = False
+        self.queue.room = 0
         if self._state is not _State.CLOSED:
             self.flush_before_wait()
 

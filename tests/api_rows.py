@@ -316,6 +316,12 @@ OWN_ROWS: Final = {
         "test_reading::test_trying_for_a_line_never_waits_and_never_takes_a_part",
         "test_reading::test_trying_for_a_line_gives_a_long_one_in_parts",
     ),
+    "read_lines": row(
+        "Socket.read_lines",
+        "test_reading::test_lines_in_batches_are_those_that_come_one_by_one",
+        "test_reading::test_a_batch_waits_for_its_first_line_only_and_leaves_the_start_of_the_next",
+        "test_reading::test_lines_in_batches_come_in_parts_of_the_limit",
+    ),
     "flush": row(
         "Socket.flush",
         "test_dataflow::test_a_flush_waits_until_the_kernel_has_all_and_no_longer_than_its_timeout",

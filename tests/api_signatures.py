@@ -59,6 +59,7 @@ SIGNATURES: Final = """
     Socket.listen(backlog=SOMAXCONN)
     Socket.peek(size, timeout=None)
     Socket.read_line(timeout=None, flags=SocketFlag.SAFE_DISCONN, max_length=MAX_LINE_LENGTH)
+    Socket.read_lines(most=512, timeout=None, flags=SocketFlag.SAFE_DISCONN, max_length=MAX_LINE_LENGTH)
     Socket.recv(size, timeout=None, flags=SocketFlag.SAFE_DISCONN)
     Socket.recv_exactly(size, timeout=None)
     Socket.recv_from(length, flags=0, timeout=None, *, truncate=False)

@@ -18,6 +18,7 @@ from typing import Any, Final
 import pytest
 
 from gnet.buffers import LimitReachedError, ReadBuffer, WriteQueue
+from gnet.compiling import is_compiled
 from tests.test_buffers import (
     JOINED,
     LARGEST_BLOCK,
@@ -233,6 +234,8 @@ def watched(unit: bytes, size: int = CHUNK) -> ReadBuffer:
 
 def assert_cost(answers: int, size: int, looked_at: float, pieces: float) -> None:
     """Compare the account of `size` bytes with its bounds, for all and for each answer."""
+    if is_compiled() and not Watched.looked_at:
+        pytest.skip("native code reads bytes without calling their methods")
     assert Watched.looked_at >= size * 0.9, "the account is blind: the buffer reads in some other way"
     assert Watched.looked_at <= looked_at
     assert Watched.pieces <= pieces * answers

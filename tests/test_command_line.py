@@ -21,6 +21,7 @@ from gevent import subprocess
 
 import gnet
 from gnet.__main__ import main
+from gnet.compiling import is_compiled
 from tests.tls.authorities import Issued, authority, root, top
 
 ROOT = Path(gnet.__file__).resolve().parent.parent
@@ -354,7 +355,8 @@ def test_ctrl_c_ends_it_without_a_word(listen: Listen) -> None:
 
 
 def test_the_program_tells_its_version_and_its_commands() -> None:
-    assert run_program("--version") == (0, f"gnet {gnet.__version__}\n", "")
+    kind = " (compiled)" if is_compiled() else ""
+    assert run_program("--version") == (0, f"gnet {gnet.__version__}{kind}\n", "")
     status, output, errors = run_program("--help")
     assert (status, errors) == (0, "")
     for name in COMMANDS:

@@ -272,7 +272,7 @@ def test_a_tiny_comparison_prints_tables_and_writes_every_sample(tmp_path: Path)
     file, picture = tmp_path / "samples.json", tmp_path / "new" / "plot.png"
     # Without redis-benchmark: its place is taken by our own client.
     done = compare(
-        *("--plain", "--rounds", 1, "--share", 0.01, "--idle", 5, "--peer", "gnet", "asyncio", "redis"),
+        *("--plain", "--rounds", 1, "--share", 0.01, "--idle", 5, "--peer", "gnet-pure", "asyncio", "redis"),
         *("--scenario", "one", "bulk", "idle", "--json", file, "--plot", picture),
         path=str(tmp_path),
     )
@@ -287,7 +287,7 @@ def test_a_tiny_comparison_prints_tables_and_writes_every_sample(tmp_path: Path)
     assert {"date", "cpu", "kernel", "python", "gevent"} <= set(everything["machine"])
     found = {(entry["scenario"], entry["peer"]): entry for entry in everything["results"]}
     names = ("one", "bulk", "idle")
-    assert set(found) == {(name, peer) for name in names for peer in ("gnet", "asyncio")}
+    assert set(found) == {(name, peer) for name in names for peer in ("gnet-pure", "asyncio")}
     for (name, _peer), entry in found.items():
         [sample] = entry["samples"]
         if name != "idle":

@@ -42,9 +42,10 @@ NIM = ROOT / "docs" / "nim.md"
 TLS = ROOT / "docs" / "tls.md"
 SERVING = ROOT / "docs" / "serving.md"
 SCALING = ROOT / "docs" / "scaling.md"
+COMPILED = ROOT / "docs" / "compiled.md"
 README = ROOT / "README.md"
 SECURITY = ROOT / "SECURITY.md"
-DOCUMENTS = [README, NIM, TLS, SERVING, SCALING]
+DOCUMENTS = [README, NIM, TLS, SERVING, SCALING, COMPILED]
 RUN_TIMEOUT_SECONDS = 30
 
 # What Nim's `net` exports and gnet has, as Nim spells it.

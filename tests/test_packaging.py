@@ -1,12 +1,12 @@
-"""The wheel and the source distribution: built here, unpacked, and looked at as a user gets them."""
+"""The wheel and the source distribution: built here, unpacked, and looked at as a user gets them.
+
+The wheel with compiled modules is in test_compiled.py.
+"""
 
 from __future__ import annotations
 
 import configparser
 import re
-import shutil
-import subprocess
-import sys
 import tarfile
 import tomllib
 import zipfile
@@ -19,16 +19,10 @@ import pytest
 from packaging.requirements import Requirement
 
 from gnet import __version__
+from tests.building import ROOT, build, clone, run
 from tests.conftest import DEBIAN_PACKAGES
 
 pytestmark = pytest.mark.plain_only
-
-ROOT = Path(__file__).resolve().parent.parent
-
-# What a working directory holds and a clone does not.
-NOT_IN_A_CLONE = shutil.ignore_patterns(
-    ".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info", "build", "dist", "reports"
-)
 
 # One key, two spellings: what setup.cfg calls a thing, and where pyproject.toml would have it.
 TWINS = {
@@ -68,11 +62,8 @@ class Built(NamedTuple):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    # In a copy: a build writes into the tree it builds, and takes up what an earlier one has left there.
-    tree = tmp_path_factory.mktemp("clone") / "gnet"
-    shutil.copytree(ROOT, tree, ignore=NOT_IN_A_CLONE)
-    # With neither --sdist nor --wheel the wheel is built from the sdist, so the sdist must be complete.
-    run("-m", "build", "--no-isolation", str(tree))
+    tree = clone(tmp_path_factory.mktemp("clone"))
+    build(tree, GNET_COMPILE="0")
     (wheel,) = (tree / "dist").glob("*.whl")
     (sdist,) = (tree / "dist").glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
@@ -84,19 +75,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return Built(wheel, wheel_names, sdist_names, metadata)
 
 
-def run(*arguments: str, cwd: Path | None = None) -> str:
-    """Run this Python and give what it printed; where it fails, so does the test, with all it said."""
-    done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 def files_below(folder: str) -> set[str]:
     """Give the sources under a folder of the project, as paths from its root; at least one."""
     found = {
         str(path.relative_to(ROOT))
         for path in (ROOT / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix not in (".pyc", ".so")
     }
     assert found, f"nothing in {folder}"
     return found
@@ -114,7 +98,9 @@ def test_the_sdist_holds_every_source(built: Built, folder: str) -> None:
     assert files_below(folder) - built.sdist_names == set()
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "LICENSE", "Makefile", ".ci/run", "setup.cfg"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CHANGELOG.md", "LICENSE", "Makefile", ".ci/run", "setup.cfg", "setup.py"]
+)
 def test_the_sdist_holds_what_the_project_is_worked_on_with(built: Built, name: str) -> None:
     assert name in built.sdist_names
 
@@ -145,8 +131,13 @@ def test_the_extras_are_there_and_bring_what_they_are_for(built: Built) -> None:
     assert set(extras) == {"locust", "metrics", "bench", "test", "dev"}
     assert extras["locust"] == {"locust"}
     assert extras["metrics"] == {"prometheus-client"}
+    assert extras["bench"] == {"matplotlib", "trio", "uvloop"}
     assert {"pytest", "pytest-timeout", "hypothesis", "trustme"} <= extras["test"]
     assert {"mypy", "ruff"} <= extras["dev"]
+
+
+def test_the_wheel_without_compiled_modules_is_for_every_machine(built: Built) -> None:
+    assert built.wheel.name.endswith("-py3-none-any.whl")
 
 
 def test_the_installed_wheel_imports_and_knows_its_version(built: Built, tmp_path: Path) -> None:

@@ -433,6 +433,54 @@ def test_trying_for_a_line_gives_a_long_one_in_parts() -> None:
         assert lines == [(ReadLineResult.FULL_LINE, b"123"), (ReadLineResult.FULL_LINE, b"45")]
 
 
+# read_lines
+
+
+BATCH = b"one\r\n\ntwo\n" + b"three\rfour\r\n" * 300 + b"x" * 3000 + b"\n\n"
+
+
+@buffering
+@pytest.mark.parametrize("most", [1, 2, 7, 512, 10_000])
+def test_lines_in_batches_are_those_that_come_one_by_one(buffered: bool, most: int) -> None:
+    with connection(buffered=buffered) as (ours, peer), connection(buffered=buffered) as (other, second):
+        for end in (peer, second):
+            end.sendall(BATCH + b"rest")
+            end.close()
+        one_by_one = list(iter(other.read_line, b""))
+        batches = list(iter(lambda: ours.read_lines(most), []))
+        assert [line for batch in batches for line in batch] == one_by_one
+        assert max(map(len, batches)) <= most
+        assert ours.recv(10) == b"rest"
+
+
+def test_a_batch_waits_for_its_first_line_only_and_leaves_the_start_of_the_next() -> None:
+    with connection() as (ours, peer):
+        waiting = gevent.spawn(ours.read_lines)
+        gevent.sleep(0)
+        peer.sendall(b"one\ntwo\npar")
+        assert waiting.get(timeout=GUARD / 1000) == [b"one", b"two"]
+        with pytest.raises(gnet.TimeoutError):
+            ours.read_lines(timeout=SOON)
+        peer.sendall(b"tial\n")
+        assert ours.read_lines(timeout=GUARD) == [b"partial"]
+
+
+def test_lines_in_batches_come_in_parts_of_the_limit() -> None:
+    with connection() as (ours, peer):
+        peer.sendall(b"12345\n1\n")
+        ours.peek(8)
+        assert ours.read_lines(max_length=3) == [b"123", b"45", b"1"]
+
+
+@pytest.mark.parametrize("wrong", [0, -1])
+def test_a_batch_has_one_line_at_least(wrong: int) -> None:
+    with connection() as (ours, _peer):
+        with pytest.raises(ValueError, match="read_lines: most"):
+            ours.read_lines(wrong)
+        with pytest.raises(ValueError, match="read_lines: max_length"):
+            ours.read_lines(max_length=wrong)
+
+
 # Time
 
 
@@ -440,6 +488,7 @@ READS: dict[str, Callable[[gnet.Socket, Any], Any]] = {
     "lines": lambda socket, timeout: next(socket.lines(timeout=timeout)),
     "peek": lambda socket, timeout: socket.peek(1, timeout),
     "read_line": lambda socket, timeout: socket.read_line(timeout),
+    "read_lines": lambda socket, timeout: socket.read_lines(timeout=timeout),
     "recv": lambda socket, timeout: socket.recv(1, timeout),
     "recv_exactly": lambda socket, timeout: socket.recv_exactly(1, timeout),
     "recv_some": lambda socket, timeout: socket.recv_some(1, timeout),

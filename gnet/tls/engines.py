@@ -15,7 +15,7 @@ from typing import Final
 
 from OpenSSL import SSL
 
-from gnet.errors import SslError, fresh_ssl_error
+from gnet.errors import SslError, because, fresh_ssl_error
 from gnet.tls import bindings
 from gnet.tls.failures import ssl_error_from
 
@@ -64,7 +64,7 @@ class PublicEngine:
         except SSL.WantReadError:
             return False
         except Exception as error:
-            raise self._fail(error, "handshake") from error
+            raise because(self._fail(error, "handshake"), error)
         self._enter(_State.OPEN)
         return True
 
@@ -95,7 +95,7 @@ class PublicEngine:
         except SSL.ZeroReturnError:
             return b""
         except Exception as error:
-            raise self._fail(error, "read") from error
+            raise because(self._fail(error, "read"), error)
 
     def write(self, data: bytes | memoryview) -> int:
         """Encrypt the start of `data` into one record; give how many bytes; 0: needs input first."""
@@ -106,7 +106,7 @@ class PublicEngine:
         except SSL.WantReadError:
             return 0
         except Exception as error:
-            raise self._fail(error, "write") from error
+            raise because(self._fail(error, "write"), error)
 
     # ------------------------------------------------------------------ ciphertext
 
@@ -114,7 +114,8 @@ class PublicEngine:
         """Add ciphertext that arrived."""
         view = memoryview(ciphertext)
         while len(view):
-            view = view[self.connection.bio_write(bytes(view)) :]
+            fed = self.connection.bio_write(bytes(view))
+            view = view[fed:]
 
     def feed_eof(self) -> None:
         """Note that no more ciphertext will come."""
@@ -176,7 +177,7 @@ class FastEngine(PublicEngine):
             error = self._error_of(data)
             data = self._calls.read(size)
             if type(data) is int:
-                raise self._fail(error, "read") from error
+                raise because(self._fail(error, "read"), error)
         return data  # type: ignore[return-value]  # no int is left
 
     def write(self, data: bytes | memoryview) -> int:
@@ -189,7 +190,7 @@ class FastEngine(PublicEngine):
             error = self._error_of(count)
             count = self._calls.write(data[:_LARGEST_RECORD])
             if count is not None and count <= 0:
-                raise self._fail(error, "write") from error
+                raise because(self._fail(error, "write"), error)
         return count or 0
 
     def feed(self, ciphertext: bytes) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import gevent
 from gevent.event import Event
 
-from gnet.errors import SslError, fresh_ssl_error
+from gnet.errors import SslError, because, fresh_ssl_error
 from gnet.tls.engines import new_engine
 from gnet.tls.failures import TRUNCATED
 from gnet.tls.records import RecordBoundaries
@@ -91,7 +91,7 @@ class TlsTransport:
         "_reads_ended",
         "_room",
         "_session",
-        "_thread",
+        "_thread_id",
         "_unanswered",
         "closed",
         "drained",
@@ -110,7 +110,7 @@ class TlsTransport:
         self._plain = plain
         self._engine = new_engine(connection)
         self._session = session
-        self._thread = get_ident()
+        self._thread_id: int = get_ident()
         self._out = b""  # ciphertext that the kernel has not taken yet
         self._answered = 0  # bytes of it that reading made: answers to key updates
         self._unanswered = 0  # times that the engine may have written something since `_emit` looked
@@ -143,7 +143,7 @@ class TlsTransport:
         Raises:
             SslError: the handshake failed, a bad record, a reset, or an end without close_notify.
         """
-        if get_ident() != self._thread:
+        if get_ident() != self._thread_id:
             self._plain.check_thread()
         if self._ahead:
             data: bytes | None = self._ahead[:size]
@@ -215,7 +215,7 @@ class TlsTransport:
         Raises:
             SslError: the handshake failed. OSError: the connection is gone.
         """
-        if get_ident() != self._thread:
+        if get_ident() != self._thread_id:
             self._plain.check_thread()
         engine = self._engine
         try:
@@ -290,7 +290,7 @@ class TlsTransport:
         Raises:
             SslError: it failed; the alert that says why is on its way to the peer.
         """
-        if get_ident() != self._thread:
+        if get_ident() != self._thread_id:
             self._plain.check_thread()
         if self.failure is not None:
             assert isinstance(self.failure, SslError)
@@ -495,7 +495,7 @@ class TlsTransport:
     @property
     def pending(self) -> int:
         """Bytes that have come and are not received, of one record at least if there are more."""
-        if get_ident() != self._thread:
+        if get_ident() != self._thread_id:
             self._plain.check_thread()
         if not self._ahead and self._engine.is_open:
             # Whole records may lie with the engine where neither the kernel nor OpenSSL count them.
@@ -556,7 +556,7 @@ class TlsTransport:
         try:
             if failure is error:
                 raise error
-            raise failure from error
+            raise because(failure, error)
         finally:
             del error, failure
 

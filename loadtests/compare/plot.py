@@ -13,7 +13,7 @@ from loadtests.compare.scenarios import SCENARIOS
 from loadtests.measuring.peers import PEERS
 
 OURS, OURS_TOO, OTHERS, NATIVE = "#d1495b", "#edabb3", "#8d99ae", "#c8cfdb"
-COLOURS = {"gnet": OURS, "gnet-lines": OURS_TOO, "gnet-read_line": OURS_TOO}
+COLOURS = {"gnet": OURS, "gnet-lines": OURS_TOO, "gnet-read_line": OURS_TOO, "gnet-pure": OURS_TOO}
 NOT_PYTHON = ("go", "nim", "redis")
 LEGEND = {"gnet": OURS, "gnet without its server": OURS_TOO, "other Python": OTHERS, "not Python": NATIVE}
 LEGEND_FROM = 8  # peers; the names of fewer say enough

@@ -16,10 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.certificates import CertificateFiles
+from loadtests.measuring.cache import cache_folder
+from loadtests.measuring.compiled import NotCompiledError, compiled_gnet
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "loadtests" / "compare" / "peers"
 BUILD_SECONDS = 180
+# Runs a module, like -m, with a folder before all others that packages come from.
+RUN_WITH = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
 # Kinds of servers: one short answer to a line, 64 KiB as the answer to a line.
 LINES, BULK = (), ("--bulk",)
 
@@ -34,11 +41,15 @@ class Peer:
 
     `{port}` stands in the command where the server cannot choose a free one itself and say which. One that is
     compiled names its source instead.
+
+    Attributes:
+        is_gnet_compiled: gnet is the one with compiled modules, as a wheel has it.
     """
 
     title: str
     command: tuple[str, ...] = ()
     source: str = ""
+    is_gnet_compiled: bool = False
 
 
 def _module(name: str, *options: str) -> tuple[str, ...]:
@@ -46,9 +57,10 @@ def _module(name: str, *options: str) -> tuple[str, ...]:
 
 
 PEERS: dict[str, Peer] = {
-    "gnet": Peer("gnet.Server, lines()", _module("gnet_server", "--server")),
-    "gnet-lines": Peer("gnet, bare loop, lines()", _module("gnet_server", "--lines")),
-    "gnet-read_line": Peer("gnet, bare loop, read_line()", _module("gnet_server")),
+    "gnet": Peer("gnet.Server, lines()", _module("gnet_server", "--server"), is_gnet_compiled=True),
+    "gnet-lines": Peer("gnet, bare loop, lines()", _module("gnet_server", "--lines"), is_gnet_compiled=True),
+    "gnet-read_line": Peer("gnet, bare loop, read_line()", _module("gnet_server"), is_gnet_compiled=True),
+    "gnet-pure": Peer("gnet.Server, lines(), pure Python", _module("gnet_server", "--server")),
     "gevent": Peer("gevent makefile", _module("gevent_server")),
     "gevent-recv": Peer("gevent recv, own buffer", _module("gevent_server", "--recv")),
     "asyncio": Peer("asyncio streams", _module("asyncio_server")),
@@ -93,6 +105,11 @@ def peer_command(
         _demand("redis-server")
         return [*REDIS, *_redis_ports(tls)]
     command = [str(_program(peer.source))] if peer.source else list(peer.command)
+    if peer.is_gnet_compiled:
+        try:
+            command[1:2] = ["-c", RUN_WITH, str(compiled_gnet())]  # in place of -m
+        except NotCompiledError as error:
+            raise PeerUnavailable(f"{name}: {error}") from None
     _demand(command[0])
     certificate = ["--tls-cert", str(tls.cert), "--tls-key", str(tls.key)] if tls else []
     return [*command, *options, *certificate]
@@ -136,11 +153,10 @@ def _compile(source: Path) -> Path:
         [compiler, "version" if compiler == "go" else "--version"], capture_output=True
     ).stdout
     key = hashlib.sha256(source.read_bytes() + version).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gnet-loadtests"
+    cache = cache_folder()
     program = cache / f"{source.stem}-{key}"
     if program.exists():
         return program
-    cache.mkdir(parents=True, exist_ok=True)
     unfinished = cache / f"{program.name}.{os.getpid()}"
     if compiler == "go":
         command = ["go", "build", "-o", str(unfinished), str(source)]

@@ -12,6 +12,7 @@ from OpenSSL import SSL
 
 import gnet
 from gnet import SslAcceptResult
+from gnet.compiling import is_compiled
 from gnet.transports import PlainTransport
 from tests.faults.peers import wait_until
 from tests.loopback import listening
@@ -72,6 +73,7 @@ def test_the_handshake_of_a_client_that_has_begun_it_is_taken_as_far_as_it_goes(
             assert ours.got_handshake()
 
 
+@pytest.mark.skipif(is_compiled(), reason="compiled modules call a transport's send past its class")
 def test_a_client_that_answers_within_the_call_is_accepted_with_its_handshake_complete(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
