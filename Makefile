@@ -19,8 +19,9 @@ help: ## list these targets
 demo: $(STAMP) ## ten seconds of Locust against the ping server, with a summary
 	$(BIN)/python -m loadtests.demo
 
-test: lint types ## all checks, and all tests in both kinds of processes at once
+test: lint types ## all checks, all tests in both kinds of processes at once, the core's on compiled modules
 	$(BIN)/python -m tests.both_modes $(ARGS)
+	$(if $(ARGS),,$(BIN)/python tests/compiled_run.py --core)
 
 test-plain: $(STAMP) ## all tests, in a process as a program of its own has it
 	GNET_TEST_PATCHED= $(BIN)/python -m pytest $(ARGS)

@@ -12,6 +12,7 @@ import _socket
 import errno
 import os
 import socket as _stdlib_socket
+from contextlib import suppress
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
@@ -147,6 +148,10 @@ def interleave(infos: Iterable[AddressInfo]) -> list[AddressInfo]:
     return [info for turn in zip_longest(*by_family.values()) for info in turn if info is not None]
 
 
+# Linux: choose the port when it connects, by all four parts of the connection. Not in the socket module.
+_IP_BIND_ADDRESS_NO_PORT: Final = 24
+
+
 class _Attempts:
     """The connection attempts of one `dial`: those under way, and how the others failed."""
 
@@ -232,6 +237,10 @@ class _Attempts:
             transport.call_when_writable(self._something.set)
 
     def _bind(self, raw: _socket.socket, source: tuple[Any, ...]) -> None:
+        if not source[1]:
+            # Else the kernel takes a port now, for all destinations, and none that rests from an earlier one.
+            with suppress(OSError):  # not Linux, or too old: it works as ever
+                raw.setsockopt(_socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         try:
             raw.bind(source)
         except OSError as error:

@@ -1,6 +1,7 @@
 """Run the tests on compiled modules: on a wheel that is built here and laid out over a copy of the project.
 
     python tests/compiled_run.py [arguments of pytest]
+    python tests/compiled_run.py --core         only what is compiled, and what is nearest to it: a minute
 
 In both kinds of processes, by tests/both_modes.py. What looks at the sources, and not at what gnet does, is
 left out. Ends with 1 if a test failed; without a C compiler, or without mypy, says so and ends with 0, or
@@ -26,6 +27,15 @@ from tests.building import ROOT, build, clone, run
 
 # They build packages, or say what the sources hold.
 _LEFT_OUT = ("tests/test_packaging.py", "tests/test_compiled.py", "tests/test_both_modes.py")
+
+_CORE = [
+    f"tests/{name}.py"
+    for name in """
+        test_reading test_writing test_buffers test_buffer_model test_mixed_reads test_transports test_turns
+        test_watching test_cancellation test_closing test_nim_streams
+        tls_transport/test_transport tls_transport/test_engines server/test_deadlines server/test_draining
+    """.split()
+]
 
 _CHECK = """\
 import gnet, gnet.buffers, gnet.compiling
@@ -61,7 +71,8 @@ def main() -> int:
         environment = os.environ | {"PYTHONPATH": str(tree)}
         run("-c", _CHECK, cwd=tree, PYTHONPATH=str(tree))
         ignored = [f"--ignore={path}" for path in _LEFT_OUT]
-        command = [sys.executable, "tests/both_modes.py", *ignored, *sys.argv[1:]]
+        given = [*_CORE, *sys.argv[2:]] if sys.argv[1:2] == ["--core"] else sys.argv[1:]
+        command = [sys.executable, "-m", "tests.both_modes", *ignored, *given]
         return subprocess.run(command, cwd=tree, env=environment).returncode
 
 

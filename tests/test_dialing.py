@@ -89,6 +89,16 @@ def test_a_dialled_socket_comes_from_the_address_and_port_that_were_asked_for() 
 
 
 @needs_ipv6
+@pytest.mark.skipif(sys.platform != "linux", reason="the option is Linux's")
+@families
+def test_a_source_without_a_port_takes_one_for_its_destination_alone(host: str) -> None:
+    ip_bind_address_no_port = 24
+    with listening(host) as server:
+        source = (host, 0)
+        with gnet.dial(host, server.get_local_addr()[1], source=source) as client:
+            assert client.get_sock_opt(ip_bind_address_no_port, stdlib_socket.IPPROTO_IP) == 1
+
+
 def test_just_addresses_of_the_family_of_the_source_are_tried() -> None:
     with listening("::1") as server:
         port = server.get_local_addr()[1]
