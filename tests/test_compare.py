@@ -126,35 +126,6 @@ def test_the_json_has_every_sample() -> None:
     assert ours["samples"][0]["p99_ms"] == 2.0
 
 
-# The document
-
-
-def test_what_stands_around_the_section_stays() -> None:
-    old = f"# Title\n\nBefore.\n\n{report.BEGIN}\n\nold\n\n{report.END}\n\nAfter.\n"
-    new = report.put_between(old, "new\n")
-    assert new == f"# Title\n\nBefore.\n\n{report.BEGIN}\n\nnew\n\n{report.END}\n\nAfter.\n"
-    assert report.put_between(new, "new\n") == new
-
-
-def test_a_document_without_markers_gets_the_section_at_its_end() -> None:
-    new = report.put_between("# Title\n\nBefore.\n", "new")
-    assert new.startswith("# Title\n\nBefore.\n\n## ")
-    assert new.endswith(f"{report.BEGIN}\n\nnew\n\n{report.END}\n")
-
-
-@pytest.mark.parametrize("text", ["{begin}", "{end}", "{end} {begin}"])
-def test_a_lone_or_misplaced_marker_is_an_error_and_nothing_is_overwritten(text: str) -> None:
-    with pytest.raises(ValueError, match="marker"):
-        report.put_between(text.format(begin=report.BEGIN, end=report.END), "new")
-
-
-def test_a_document_that_is_not_there_is_made(tmp_path: Path) -> None:
-    document = tmp_path / "docs" / "benchmarks.md"
-    report.write_section(document, "figures")
-    assert document.read_text().startswith("# Benchmarks\n")
-    assert "\nfigures\n" in document.read_text()
-
-
 # Peers and their servers
 
 

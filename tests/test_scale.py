@@ -11,12 +11,12 @@ import pytest
 if not sys.platform.startswith("linux"):
     pytest.skip("the benchmarks read /proc", allow_module_level=True)
 
+from loadtests.measuring.documents import with_section, write_section
 from loadtests.scale import active, idle, lines, plots, workers
 from loadtests.scale.__main__ import parse_arguments
 from loadtests.scale.cells import Cells, relative_growth
 from loadtests.scale.crowd import shares
 from loadtests.scale.descriptors import Granted, descriptors_for, feasible
-from loadtests.scale.documents import with_section, write_section
 from loadtests.scale.report import TITLES, Report, markdown_text, terminal_text
 
 pytestmark = pytest.mark.plain_only

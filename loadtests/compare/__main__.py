@@ -22,6 +22,7 @@ from loadtests.compare import plot, report
 from loadtests.compare.rounds import Measured, Progress, Size, measure, runnable
 from loadtests.compare.scenarios import SCENARIOS, scenarios_of
 from loadtests.measuring import machine, processes, tables
+from loadtests.measuring.documents import write_section
 from loadtests.measuring.peers import OPTIONAL_PEERS, PEERS, ROOT
 
 DEFAULT_PEERS = [peer for peer in PEERS if peer not in OPTIONAL_PEERS]
@@ -138,7 +139,7 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         tables.write_json(folder / "compare.json", everything)
         pictures.append(folder / "compare.png")
-        report.write_section(DOCUMENT, text + LINKS)
+        write_section(DOCUMENT, "compare", "## gnet and its peers", text + LINKS)
     try:
         for file in pictures:
             plot.draw(results, file, machine.facts_line(facts))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from loadtests.compare.loads import Sample
 from loadtests.compare.rounds import Measured
@@ -15,9 +14,6 @@ from loadtests.measuring.tables import Summary, markdown_table, spread, summariz
 
 REFERENCES = ("gevent", "redis")  # ratios to these, round by round
 TRANSPORTS = {"plain": "Plain", "tls": "TLS 1.3"}
-BEGIN = "<!-- compare: begin; make compare writes what is between these two lines -->"
-END = "<!-- compare: end -->"
-NEW_DOCUMENT = "# Benchmarks\n"
 
 
 def ratios(measured: Measured, reference: str) -> dict[str, Summary]:
@@ -129,25 +125,3 @@ def as_json(
                 }
             )
     return {"machine": machine, "settings": settings, "notes": list(notes), "results": entries}
-
-
-def put_between(text: str, section: str) -> str:
-    """A document with this section between the two markers; all else stays. Without markers it is added.
-
-    Raises ValueError: there is one marker and not the other.
-    """
-    whole = f"{BEGIN}\n\n{section.strip()}\n\n{END}"
-    if BEGIN not in text and END not in text:
-        return f"{text.rstrip()}\n\n## gnet and its peers\n\n{whole}\n"
-    before, begin, rest = text.partition(BEGIN)
-    _old, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"one marker of {BEGIN!r} and {END!r} is missing, or they are the wrong way round")
-    return f"{before}{whole}{after}"
-
-
-def write_section(document: Path, section: str) -> None:
-    """Put the section into a document, which is made if it is not there."""
-    text = document.read_text() if document.exists() else NEW_DOCUMENT
-    document.parent.mkdir(parents=True, exist_ok=True)
-    document.write_text(put_between(text, section))

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from loadtests.measuring.documents import write_section
 from loadtests.measuring.machine import facts_line
 from loadtests.measuring.peers import ROOT
 from loadtests.micro import baseline, builds
-from loadtests.scale.documents import write_section
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 SECTION, HEADING = "micro", "## Micro-benchmarks"

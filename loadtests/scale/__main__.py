@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from loadtests.measuring import machine, processes, tables
+from loadtests.measuring.documents import write_section
 from loadtests.scale import active, idle, lines, peers, plots, workers
 from loadtests.scale.cells import Cells
 from loadtests.scale.descriptors import Granted, feasible, raise_limit
-from loadtests.scale.documents import write_section
 from loadtests.scale.progress import progress
 from loadtests.scale.report import TITLES, Report, markdown_text, terminal_text
 
