@@ -103,22 +103,22 @@ class StreamReader:
                     self._raise_failure("recv", safe)
         return data
 
-    def read_line(self, timeout: float, safe: bool, max_length: int) -> bytes:
+    def read_line(self, timeout: float, safe: bool, max_length: int, operation: str = "read_line") -> bytes:
         """Read a line by Nim's rules; `b""` at the end of the stream."""
         if self._reading or get_ident() != self._thread_id:
-            raise self._refusal("read_line")
+            raise self._refusal(operation)
         buffer = self._buffer
         line = buffer.take_line(max_length) if buffer.work < _FAIR_SHARE else None
         if line is None:
-            line = self._wait_for("read_line", buffer.take_line, (max_length,), timeout)
+            line = self._wait_for(operation, buffer.take_line, (max_length,), timeout)
             if line is None:
-                self._raise_failure("read_line", safe)
+                self._raise_failure(operation, safe)
                 return b""
         return line
 
     def read_lines(self, most: int, timeout: float, safe: bool, max_length: int) -> list[bytes]:
         """Read a line by Nim's rules and up to `most` - 1 that have come with it; `[]` at the end."""
-        line = self.read_line(timeout, safe, max_length)
+        line = self.read_line(timeout, safe, max_length, "read_lines")
         if not line:
             return []
         lines = [line]

@@ -22,7 +22,7 @@ __all__ = ["Wait", "Watch", "count_lines"]
 
 # Reads whose answer is a message with an end: its start and its end belong together. Of other reads, each
 # wait is one of its own.
-_LINE_READS: Final = frozenset({"read_line", "lines", "recv_until"})
+_LINE_READS: Final = frozenset({"read_line", "read_lines", "lines", "recv_until"})
 
 
 def count_lines(data: bytes) -> int:

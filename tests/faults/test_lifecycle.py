@@ -107,6 +107,7 @@ CALLS: dict[str, Callable[[gnet.Socket], Any]] = {
     "skip": lambda closed: closed.skip(1),
     "socket_error": lambda closed: closed.socket_error(),
     "try_accept": lambda closed: closed.try_accept(),
+    "read_lines": lambda closed: closed.read_lines(),
     "try_read_line": lambda closed: closed.try_read_line(),
     "try_send": lambda closed: closed.try_send(b"data"),
 }
@@ -144,7 +145,7 @@ ABOUT_TLS: Final = {
 NEED_UNIX: Final = {"bind_unix", "connect_unix"}
 NEED_DATAGRAMS: Final = {"recv_from", "send_to"}
 NEED_A_STREAM: Final = {
-    *("accept", "accept_addr", "lines", "read_line", "recv_exactly", "recv_line", "recv_until"),
+    *("accept", "accept_addr", "lines", "read_line", "read_lines", "recv_exactly", "recv_line", "recv_until"),
     *("skip", "try_accept", "try_read_line"),
 }
 
