@@ -578,8 +578,9 @@ class WriteQueue:
         """Add bytes at the end."""
         if not self.size:
             self.went = 0
-        self.pieces.append(data)
-        self.size += len(data)
+        if data:
+            self.pieces.append(data)
+            self.size += len(data)
 
     def joined(self) -> bytes | memoryview:
         """Give all the bytes as one object and leave them here."""

@@ -136,10 +136,11 @@ class StreamWriter:
         source = self.input
         if source is None or not (source.py_ready or source.has_data()):
             self.send(data, timeout, False)
-        elif len(data) <= self.queue.room and type(data) is bytes and self._transport.failure is None:
+        elif 0 < (size := len(data)) <= self.queue.room and (
+            type(data) is bytes and self._transport.failure is None
+        ):
             # The hot path: one more answer of a batch.
             queue = self.queue
-            size = len(data)
             queue.pieces.append(data)
             queue.size += size
             queue.room -= size

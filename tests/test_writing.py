@@ -1033,3 +1033,25 @@ def test_messages_of_several_greenlets_arrive_whole_and_in_the_order_of_the_call
         gevent.sleep(0)
         assert receive_exactly(peer, 12_000_000) == b"".join(messages)
         gevent.joinall(senders, raise_error=True, timeout=GUARD / 1000)
+
+
+@pytest.mark.parametrize("coalesce", [True, False])
+def test_an_empty_send_while_input_waits_is_told_that_the_write_side_is_shut(coalesce: bool) -> None:
+    with connection() as (ours, peer):
+        ours.coalesce = coalesce
+        peer.sendall(b"1\n2\n")
+        assert ours.read_line() == b"1"
+        ours.shutdown(socket.SHUT_WR)
+        with pytest.raises(BrokenPipeError):
+            ours.send(b"")
+
+
+def test_empty_sends_while_input_waits_leave_nothing_behind() -> None:
+    with connection() as (ours, peer):
+        ours.coalesce = True
+        peer.sendall(b"1\n2\n")
+        assert ours.read_line() == b"1"
+        for _ in range(10):
+            ours.send(b"")
+        assert not any(ours._writer.queue.pieces)
+        assert len(ours._writer.queue.pieces) <= 1
