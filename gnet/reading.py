@@ -68,8 +68,8 @@ class StreamReader:
         "watch",
     )
 
-    # Receives made after the deadline, or with timeout 0, to find what is in the kernel already: 4 MB.
-    _last_receives: ClassVar[int] = 64
+    # Receives made after the deadline, or with timeout 0, to find what is in the kernel already: 16 MB.
+    _last_receives: ClassVar[int] = 256
 
     def __init__(self, transport: Transport, writer: StreamWriter) -> None:
         """Read from `transport`; have `writer` flush what it queued before each wait."""

@@ -17,7 +17,9 @@ import pytest
 
 import gnet
 from gnet import ReadLineResult, SocketFlag
-from tests.faults.peers import connection, elapsed, reset, wait_until
+from gnet.reading import StreamReader
+from gnet.writing import StreamWriter
+from tests.faults.peers import ScriptedTransport, connection, elapsed, reset, wait_until
 from tests.loopback import GUARD, LATE, SOON, buffering, send_in_pieces, view_of
 
 PEEK = SocketFlag.PEEK
@@ -524,3 +526,10 @@ def test_a_second_reader_is_refused_and_the_first_one_gets_the_data(name: str) -
         peer.sendall(b"34\n")
         assert first.get(timeout=GUARD / 1000) == b"1234"
         assert READS[name](ours, GUARD) is not None
+
+
+def test_without_waiting_a_read_gets_megabytes_that_are_in_the_kernel() -> None:
+    size = 8_324_000  # more than the largest buffer that a stock Linux allows
+    transport = ScriptedTransport(gives=[bytes(size)])
+    reader = StreamReader(transport, StreamWriter(transport))
+    assert len(reader.recv(size, 0, True)) == size
