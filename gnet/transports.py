@@ -457,8 +457,10 @@ class PlainTransport:
         if reset:
             with suppress(OSError):  # it is gone already: closing is all that is left to do
                 self.socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _LINGER_ZERO)
-        with suppress(OSError):  # it reports data that is lost either way; the descriptor is free
+        try:  # noqa: SIM105 - suppress() takes 0.4 µs, of each connection
             self.socket.close()
+        except OSError:
+            pass  # it reports data that is lost either way; the descriptor is free
 
     def call_in_own_thread(self, callback: Callable[[], None]) -> None:
         """Call `callback` now, or from the loop if the caller runs in another thread.

@@ -138,6 +138,10 @@ class ClientSocket(Socket):
         """Whether a deadline ended one direction, or the peer's stream is out of step."""
         return self._reader.is_refused or self._writer.is_refused  # type: ignore[union-attr]
 
+    def send_rest(self) -> None:
+        """Wait until the kernel has all that was sent, as `flush` without a limit."""
+        self._writer.flush(NO_LIMIT)
+
     def is_at_end(self) -> bool:
         """Whether the end of the peer's stream was read."""
         return self._reader.is_at_end  # type: ignore[union-attr]

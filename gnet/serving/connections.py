@@ -333,16 +333,18 @@ class Connection:
         """Flush, end the stream, drop what the peer still sends, close."""
         if client.closed:
             return
-        if client.is_refused() or peers_fault:
+        if peers_fault or client.is_refused():
             client.close(timeout=0)
             return
-        with suppress(OSError):
-            client.flush(-1)  # within the watchdog's limit for each wait without progress
+        try:
+            client.send_rest()  # within the watchdog's limit for each wait without progress
             self.admission.release_slot(self)
             # If the peer went first, nothing of it is unread.
             if not client.is_at_end() and client.turn_out_reader():
                 client.end_writes()
                 drop_input(client.plain)
+        except OSError:
+            pass  # there is nobody left to send to
         client.close()
 
     def refuse(self, text: bytes) -> None:

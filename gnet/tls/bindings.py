@@ -54,22 +54,24 @@ _SERVER_CALLBACK: Final = "unsigned int(SSL *, char *, unsigned char *, unsigned
 _per_thread: Any = get_original("_thread", "_local")()
 
 
-def _scratch() -> Any:
-    buffer = getattr(_per_thread, "buffer", None)
-    if buffer is None:
-        buffer = _per_thread.buffer = _ffi.new("char[]", _SCRATCH_SIZE)
-    return buffer
+def _scratch() -> tuple[Any, Any]:
+    """Give the scratch buffer of this thread, and what gives its bytes: a slice of that is a copy."""
+    scratch: tuple[Any, Any] | None = getattr(_per_thread, "scratch", None)
+    if scratch is None:
+        buffer = _ffi.new("char[]", _SCRATCH_SIZE)
+        scratch = _per_thread.scratch = (buffer, _ffi.buffer(buffer))
+    return scratch
 
 
 class RawCalls:
     """OpenSSL's calls on one connection with memory BIOs."""
 
-    __slots__ = ("_buffer", "_connection", "_from_ssl", "_into_ssl", "_ssl")
+    __slots__ = ("_buffer", "_connection", "_content", "_from_ssl", "_into_ssl", "_ssl")
 
     def __init__(self, connection: SSL.Connection) -> None:
         """Take over a connection, which is used by this thread only from now on."""
         internals: Any = connection
-        self._buffer = _scratch()
+        self._buffer, self._content = _scratch()
         self._connection = connection
         self._ssl = internals._ssl
         self._into_ssl = internals._into_ssl
@@ -83,7 +85,7 @@ class RawCalls:
         buffer = self._buffer
         count = _lib.SSL_read(self._ssl, buffer, size if size < _LARGEST_RECORD else _LARGEST_RECORD)
         if count > 0:
-            return _ffi.buffer(buffer, count)[:]  # type: ignore[no-any-return]  # a copy, as bytes
+            return self._content[:count]  # type: ignore[no-any-return]  # a copy, as bytes
         code = _lib.SSL_get_error(self._ssl, count)
         if code == _WANT_READ:
             return None
@@ -111,11 +113,11 @@ class RawCalls:
         count = _lib.BIO_read(bio, buffer, _SCRATCH_SIZE)
         if count <= 0:
             return b""
-        data: bytes = _ffi.buffer(buffer, count)[:]
+        data: bytes = self._content[:count]
         while count == _SCRATCH_SIZE:
             count = _lib.BIO_read(bio, buffer, _SCRATCH_SIZE)
             if count > 0:
-                data += _ffi.buffer(buffer, count)[:]
+                data += self._content[:count]
         return data
 
     def raise_error(self, result: int) -> None:
