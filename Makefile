@@ -4,20 +4,26 @@
 
 PYTHON ?= python3
 ARGS ?=
+SCENARIO ?= ping
+TARGET ?= gnet
+WORKERS ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.gnet-installed
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-plain test-patched test-compiled lint types format compare micro bench-check scale \
+.PHONY: help venv demo load test test-plain test-patched test-compiled lint types format compare micro bench-check scale bench-locust \
 	build clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(STAMP) ## ten seconds of Locust against the ping server, with a summary
-	$(BIN)/python -m loadtests.demo
+demo: $(STAMP) ## twenty seconds of Locust against gnet's server, plain and TLS: a summary and a report
+	$(BIN)/python -m loadtests.demo $(ARGS)
+
+load: $(STAMP) ## a scenario: SCENARIO=all or ping, churn, ..., WORKERS=2, TARGET=gevent, asyncio or HOST:PORT
+	$(BIN)/python -m loadtests.load '$(SCENARIO)' --target '$(TARGET)' --workers '$(WORKERS)' $(ARGS)
 
 test: lint types ## all checks, all tests in both kinds of processes at once, the core's on compiled modules
 	$(BIN)/python -m tests.both_modes $(ARGS)
@@ -54,6 +60,9 @@ bench-check: $(STAMP) ## which ratios of the micro-benchmarks moved by more than
 
 scale: $(STAMP) ## how the cost grows: connections, idle memory, line length, workers; about 12 minutes, into docs/
 	$(BIN)/python -m loadtests.scale $(ARGS)
+
+bench-locust: $(STAMP) ## what one Locust worker drives: gnet's users beside makefile ones, one in flight and pipelined
+	$(BIN)/python -m loadtests.locust_speed $(ARGS)
 
 build: $(STAMP) ## wheel (compiled if there is a C compiler) and source distribution, into dist/
 	$(BIN)/python -m build --no-isolation

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 # Each is in the module of that name in gnet.commands.
-_COMMANDS: Final = ("serve", "nc", "tls-info")
+_COMMANDS: Final = ("serve", "nc", "tls-info", "bench")
 
 _DESCRIPTION: Final = """\
-Serve, connect, look at TLS servers.
+Serve, connect, look at TLS servers, measure.
 
   python -m gnet serve app.py:echo --port 7000     run the function echo(client, address) of app.py
   python -m gnet nc localhost 7000                 talk to it: what you type goes there, answers come back
   python -m gnet tls-info example.org:443          what its TLS offers, and why it does not verify
+  python -m gnet bench localhost:7000              how many lines it answers, and how fast
 """
 
 _EPILOG: Final = "python -m gnet COMMAND --help shows the options of a command. Times are in milliseconds."

@@ -32,6 +32,7 @@ _REPLACED: Final = "_GNET_TEST_REPLACED"
 
 # Where the programs that tests may ask for come from; `.ci/run` installs these packages.
 DEBIAN_PACKAGES: Final = {
+    "chromium": "chromium",
     "curl": "curl",
     "gcc": "build-essential",
     "haproxy": "haproxy",

@@ -27,7 +27,7 @@ from tests.tls.authorities import Issued, authority, root, top
 ROOT = Path(gnet.__file__).resolve().parent.parent
 PATIENCE = 30.0  # seconds for what takes a fraction of one
 
-COMMANDS = ["serve", "nc", "tls-info"]
+COMMANDS = ["serve", "nc", "tls-info", "bench"]
 
 Listen = Callable[[Callable[[Any], None]], int]
 Serve = Callable[..., int]

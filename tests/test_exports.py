@@ -180,7 +180,7 @@ def test_the_package_shows_its_exports_and_its_modules_and_nothing_else() -> Non
     shown = {name for name in vars(gnet) if not name.startswith("_")} - {"annotations"}
     modules = {name for name in shown if isinstance(getattr(gnet, name), ModuleType)}
     assert shown - modules == set(gnet.__all__) - {"__version__"}
-    assert modules <= {path.stem for path in PACKAGE.glob("*.py")} | {"commands", "serving", "tls"}
+    assert modules <= {path.stem for path in PACKAGE.glob("*.py")} | {"commands", "locust", "serving", "tls"}
 
 
 def test_the_module_of_the_exports_is_nothing_but_imports() -> None:
@@ -263,7 +263,7 @@ def imports_of(path: Path) -> set[str]:
     for node in ast.walk(without_type_checking(ast.parse(path.read_text()))):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path.name}: a relative import"
-            if node.module in ("gnet", "gnet.tls"):
+            if node.module in ("gnet", "gnet.locust", "gnet.tls"):
                 package = node.module.removeprefix("gnet").removeprefix(".")
                 found |= {f"{package}.{alias.name}".removeprefix(".") for alias in node.names}
             elif node.module is not None and node.module.startswith("gnet."):

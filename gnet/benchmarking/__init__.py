@@ -1,0 +1,1 @@
+"""The parts of `python -m gnet bench`: plan, load, processes, summary, drawing."""
