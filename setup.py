@@ -136,6 +136,11 @@ class EditableWheel(editable_wheel):
             if reason := obstacle():
                 raise RuntimeError(reason)
             self.distribution.ext_modules = extensions()
+        else:
+            # What an earlier install with GNET_COMPILE=1 left would win, and lack the library it needs.
+            suffix = sysconfig.get_config_var("EXT_SUFFIX")
+            for name in [*modules(), f"{SHARED_LIBRARY}__mypyc"]:
+                Path(name.replace(".", os.sep) + suffix).unlink(missing_ok=True)
         super().run()
 
 

@@ -219,5 +219,13 @@ def test_an_editable_install_is_compiled_only_when_told(
     assert wheel.name.endswith("-py3-none-any.whl") != is_compiled
 
 
+def test_a_pure_editable_install_takes_away_what_a_compiled_one_left(small: Path, tmp_path: Path) -> None:
+    code = "from setuptools import build_meta; build_meta.build_editable('dist')"
+    run("-c", code, cwd=small, GNET_COMPILE="1", CC=compiler(tmp_path, FAST_COMPILER))
+    assert any(path.suffix == ".so" for path in small.iterdir())
+    run("-c", code, cwd=small, GNET_COMPILE="")
+    assert not [path for path in small.rglob("*.so") if "build" not in path.parts]
+
+
 def test_another_wish_than_0_and_1_is_a_mistake(small: Path) -> None:
     assert "GNET_COMPILE: expected 0 (never), 1 (must)" in build(small, status=1, GNET_COMPILE="yes")
