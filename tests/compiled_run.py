@@ -33,7 +33,8 @@ _CORE = [
     for name in """
         test_reading test_writing test_buffers test_buffer_model test_mixed_reads test_transports test_turns
         test_watching test_cancellation test_closing test_nim_streams
-        tls_transport/test_transport tls_transport/test_engines tls/test_trust server/test_deadlines server/test_draining
+        tls_transport/test_transport tls_transport/test_engines tls/test_trust
+        server/test_deadlines server/test_draining
     """.split()
 ]
 
