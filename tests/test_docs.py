@@ -143,6 +143,8 @@ def look_up(name: str) -> Any:
     roots = {"gnet": gnet, "Socket": gnet.Socket, "ipaddress": ipaddress}
     found: Any = roots[first] if first in roots else vars(builtins)[first]
     for part in rest:
+        if found is gnet and part == "locust":
+            return None  # importing it patches the process: tests/test_locust_examples.py looks at it
         if not hasattr(found, part):
             raise LookupError(f"{name}: {found!r} has no {part!r}")
         found = getattr(found, part)

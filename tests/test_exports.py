@@ -180,7 +180,9 @@ def test_the_package_shows_its_exports_and_its_modules_and_nothing_else() -> Non
     shown = {name for name in vars(gnet) if not name.startswith("_")} - {"annotations"}
     modules = {name for name in shown if isinstance(getattr(gnet, name), ModuleType)}
     assert shown - modules == set(gnet.__all__) - {"__version__"}
-    assert modules <= {path.stem for path in PACKAGE.glob("*.py")} | {"commands", "locust", "serving", "tls"}
+    assert modules <= {path.stem for path in PACKAGE.glob("*.py")} | {
+        *("benchmarking", "commands", "locust", "serving", "tls")
+    }
 
 
 def test_the_module_of_the_exports_is_nothing_but_imports() -> None:

@@ -4,10 +4,12 @@ start a process of their own do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import gc
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+import gevent
 import pytest
 
 from tests.conftest import PATCHED
@@ -23,6 +25,21 @@ def _new_texts() -> None:
         from gnet.locust.answers import forget_texts
 
         forget_texts()
+
+
+def _alive() -> list[gevent.Greenlet]:
+    return [one for one in gc.get_objects() if isinstance(one, gevent.Greenlet) and not one.dead]
+
+
+@pytest.fixture(autouse=True)
+def _no_greenlets_left() -> Iterator[None]:
+    """End what Locust leaves running: its statistics go on in the loop that other tests look into."""
+    if not PATCHED:
+        yield
+        return
+    before = {id(one) for one in _alive()}
+    yield
+    gevent.killall([one for one in _alive() if id(one) not in before], timeout=5)
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
