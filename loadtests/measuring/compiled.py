@@ -7,6 +7,7 @@ Prints the folder to put before the checkout; without a C compiler or mypy, why 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -27,6 +28,7 @@ class NotCompiledError(Exception):
     """There is no compiled gnet here; the text says why."""
 
 
+@functools.cache
 def compiled_gnet() -> Path:
     """Give the folder that has the compiled package, building it if there is none of these sources.
 
