@@ -25,15 +25,22 @@ __all__ = ["Wait", "Watch", "count_lines"]
 _LINE_READS: Final = frozenset({"read_line", "read_lines", "lines", "recv_until"})
 
 
-def count_lines(data: bytes) -> int:
-    """Count the line ends: what `bytes.count` gives, which looks at each byte by itself (20 µs for 64 KiB).
+_LARGE: Final = 1024  # bytes from which a copy pays
 
-    Most messages have one, as their last byte, and bulk data few or none: `find` sees 32 bytes at a time.
+
+def count_lines(data: bytes) -> int:
+    """Count the line ends: what `bytes.count` gives, which looks at each byte by itself (42 µs for 64 KiB).
+
+    Most messages have one, as their last byte, and bulk data few or none: `find` sees 32 bytes at a time. So
+    does `replace`, which makes a copy and is faster all the same (12 µs with a line end in each 256 bytes).
     """
     first = data.find(b"\n")
     if first < 0:
         return 0
-    return 1 if first + 1 == len(data) else data.count(b"\n", first)
+    size = len(data)
+    if first + 1 == size:
+        return 1
+    return data.count(b"\n", first) if size < _LARGE else size - len(data.replace(b"\n", b""))
 
 
 class Wait(enum.Enum):

@@ -7,10 +7,12 @@ from contextlib import suppress
 
 import gevent
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import gnet
 from gnet import watching
-from gnet.watching import Wait, Watch
+from gnet.watching import Wait, Watch, count_lines
 from tests.faults.peers import wait_until
 from tests.loopback import GUARD, pair
 
@@ -330,3 +332,9 @@ def test_sockets_without_a_watch_need_none() -> None:
         assert accepted.read_line() == b"line"
         accepted.send(b"x" * 100_000)
         assert client.skip(100_000) == 100_000
+
+
+@given(st.lists(st.binary(max_size=700), max_size=8))
+def test_line_ends_are_counted_in_data_of_any_size(pieces: list[bytes]) -> None:
+    data = b"\n".join(pieces)
+    assert count_lines(data) == data.count(b"\n")
