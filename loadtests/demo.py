@@ -21,7 +21,6 @@ import csv
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,7 +30,7 @@ from gnet.commands import OneLineParser
 from loadtests.certificates import make_certificates
 from loadtests.load.locusts import Outcome, Request, run
 from loadtests.load.plans import PLANS
-from loadtests.load.processes import ROOT, LoadError, exit_on_signals, start, status_text
+from loadtests.load.processes import ROOT, LoadError, run_program, start, status_text
 from loadtests.load.summary import rows_of, summary_of, write_page
 from loadtests.load.targets import Server, gnet_command
 
@@ -52,14 +51,7 @@ PERCENTILES = (50, 95, 99)
 
 def main() -> None:
     given = parse_arguments()
-    exit_on_signals()
-    try:
-        sys.exit(demonstrate(given))
-    except LoadError as error:
-        sys.exit(f"demo: {error}")
-    except KeyboardInterrupt:
-        print("demo: interrupted", file=sys.stderr)
-        sys.exit(130)
+    run_program("demo", lambda: demonstrate(given))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -252,15 +252,7 @@ class Client(ConnectedClient):
             self.close()
         if catch_response:
             return ResponseContextManager(response, self._recorder, self.kind, context)
-        self._recorder.record(
-            self.kind,
-            response.name,
-            response.response_time,
-            len(response.data),
-            response.exception,
-            response,
-            context,
-        )
+        self._record(response, context)
         return response
 
     def _failure(self, error: BaseException, socket: Socket, seconds: float) -> Exception | None:

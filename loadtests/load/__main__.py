@@ -24,7 +24,7 @@ from gnet.commands import OneLineParser
 from loadtests.certificates import CertificateFiles, make_certificates
 from loadtests.load.locusts import Outcome, Request, run
 from loadtests.load.plans import PLANS, SECONDS, Plan, users_that_fit
-from loadtests.load.processes import ROOT, LoadError, exit_on_signals
+from loadtests.load.processes import ROOT, LoadError, run_program
 from loadtests.load.summary import rows_of, summary_of, write_page
 from loadtests.load.targets import KINDS, Server, Site, server_command, site_of
 
@@ -33,14 +33,7 @@ BASELINE_SECONDS = 5
 
 def main() -> None:
     given = parse_arguments()
-    exit_on_signals()
-    try:
-        sys.exit(run_all(given))
-    except LoadError as error:
-        sys.exit(f"load: {error}")
-    except KeyboardInterrupt:
-        print("load: interrupted", file=sys.stderr)
-        sys.exit(130)
+    run_program("load", lambda: run_all(given))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -6,11 +6,11 @@ import ctypes
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["DRAIN_SECONDS", "ROOT", "LoadError", "end", "exit_on_signals", "start", "status_text"]
 
@@ -67,6 +67,18 @@ def end(process: subprocess.Popen[str]) -> None:
 def status_text(status: int) -> str:
     """Say how a process ended."""
     return f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+
+
+def run_program(name: str, run: Callable[[], int]) -> NoReturn:
+    """Run the body of a program and end with the status it gives; what stops it early is one line."""
+    exit_on_signals()
+    try:
+        sys.exit(run())
+    except LoadError as error:
+        sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def exit_on_signals() -> None:
